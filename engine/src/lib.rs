@@ -1,0 +1,9 @@
+//! The storage engine of KalamDB: pages, cache, log records, visibility and the RocksDB store.
+//!
+//! The crate knows nothing of Postgres' C interface. Half of it runs in every process (pages, cache, visibility, record codec: no threads,
+//! no RocksDB), half in the one worker that owns the store.
+
+pub mod error;
+pub mod ids;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,3 @@
+//! x.
+use pgrx::prelude::*;
+pgrx::pg_module_magic!();
