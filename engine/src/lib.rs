@@ -3,7 +3,12 @@
 //! The crate knows nothing of Postgres' C interface. Half of it runs in every process (pages, cache, visibility, record codec: no threads,
 //! no RocksDB), half in the one worker that owns the store.
 
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code, reason = "the shared memory is reached through raw pointers, here and nowhere else")]
+pub mod cache;
 pub mod error;
 pub mod ids;
+pub mod page;
 
 pub use error::{Error, ErrorKind, Result};
