@@ -61,6 +61,12 @@ impl Pin {
         Pin { cache: self.cache, frame: self.frame }
     }
 
+    /// Whether the page is changed and not yet written back.
+    #[inline]
+    pub fn is_dirty(&self) -> bool {
+        self.descriptor().is_dirty()
+    }
+
     /// Whether nobody else pins the page at the moment.
     pub fn is_sole(&self) -> bool {
         self.descriptor().pins() == 1
