@@ -1,8 +1,9 @@
 //! Changes pages and logs the change as one step that no error can split.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 
-use kalamdb_engine::cache::ExclusiveGuard;
+use kalamdb_engine::cache::{Exclusive, Pin};
 use kalamdb_engine::log::RecordBuilder;
 use kalamdb_engine::page::PageMut;
 
@@ -14,7 +15,7 @@ thread_local! {
     static RECORD: RefCell<RecordBuilder> = RefCell::new(RecordBuilder::new());
 }
 
-fn note_change(guard: &ExclusiveGuard<'_>) {
+fn note_change<P: Borrow<Pin>>(guard: &Exclusive<P>) {
     if !guard.is_dirty() {
         guard.mark_dirty(wal::insert_lsn());
     }
@@ -24,7 +25,7 @@ fn note_change(guard: &ExclusiveGuard<'_>) {
 ///
 /// The transaction id that stands in the change is assigned before, so that it is part of the record. Nothing in `change` may
 /// raise: an error in here takes the server down, as in every critical section.
-pub fn change_page(guard: &mut ExclusiveGuard<'_>, change: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder)) {
+pub fn change_page<P: Borrow<Pin>>(guard: &mut Exclusive<P>, change: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder)) {
     let _critical = CriticalSection::enter();
     note_change(guard);
     RECORD.with_borrow_mut(|record| {
@@ -39,9 +40,9 @@ pub fn change_page(guard: &mut ExclusiveGuard<'_>, change: impl FnOnce(&mut Page
 }
 
 /// Changes two latched pages under one record, so that both or none are replayed.
-pub fn change_two_pages(
-    first: &mut ExclusiveGuard<'_>,
-    second: &mut ExclusiveGuard<'_>,
+pub fn change_two_pages<P: Borrow<Pin>, Q: Borrow<Pin>>(
+    first: &mut Exclusive<P>,
+    second: &mut Exclusive<Q>,
     change_first: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder),
     change_second: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder),
 ) {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use kalamdb_engine::cache::{ExclusiveGuard, Pin, Wait};
+use kalamdb_engine::cache::{LatchedPage, Wait};
 use kalamdb_engine::ids::PageNumber;
 use kalamdb_engine::page::{DIRECTORY_FANOUT, PAGE_SIZE, PageKind, PageMut, category_for, category_of};
 use kalamdb_engine::{Error, ErrorKind, Result};
@@ -16,39 +16,6 @@ const NOT_EXHAUSTED: u32 = 256;
 
 /// The last block number Postgres can address.
 const LAST_BLOCK: u32 = 0xFFFF_FFFE;
-
-/// A pinned page and its exclusive latch, in one value.
-///
-/// The latch is dropped before the pin, as fields drop in order.
-pub struct LatchedPage {
-    guard: Option<ExclusiveGuard<'static>>,
-    pin: Box<Pin>,
-}
-
-impl LatchedPage {
-    /// Latches a pinned page for writing.
-    ///
-    /// # Errors
-    /// What `wait` ends the wait with.
-    pub fn latch(pin: Pin, wait: &dyn Wait) -> Result<LatchedPage> {
-        let pin = Box::new(pin);
-        // SAFETY: the pin is boxed, so it does not move, and outlives the guard, which is dropped first.
-        let pinned: &'static Pin = unsafe { &*(&raw const *pin) };
-        let guard = pinned.exclusive(wait)?;
-        Ok(LatchedPage { guard: Some(guard), pin })
-    }
-
-    /// The latched page.
-    pub fn guard(&mut self) -> &mut ExclusiveGuard<'static> {
-        self.guard.as_mut().expect("the latch is held until into_pin")
-    }
-
-    /// Gives the latch back and keeps the pin.
-    pub fn into_pin(mut self) -> Pin {
-        self.guard = None;
-        *self.pin
-    }
-}
 
 /// The lane of this backend among the inserters of a table.
 fn lane() -> usize {
@@ -83,9 +50,8 @@ pub fn page_with_room(storage: &Storage, len: usize, reserve: usize, avoid: Opti
         };
         if block < storage.blocks() {
             let pin = storage.cache.read(storage.block(block), wait)?;
-            let mut page = LatchedPage::latch(pin, wait)?;
-            let guard = page.guard();
-            let view = guard.page();
+            let page = pin.into_exclusive(wait)?;
+            let view = page.page();
             match view.kind() {
                 PageKind::Unused => {
                     storage.descriptor.set_insert_target(lane, Some(block));
@@ -118,8 +84,8 @@ pub fn extend(storage: &Storage, lane: usize, wait: &dyn Wait) -> Result<Latched
             return Err(Error::new(ErrorKind::LimitExceeded, "cannot extend the table beyond 4294967294 blocks"));
         }
         let pin = storage.cache.create_page(storage.block(block), wait)?;
-        let mut page = LatchedPage::latch(pin, wait)?;
-        if page.guard().page().kind() == PageKind::Unused {
+        let page = pin.into_exclusive(wait)?;
+        if page.page().kind() == PageKind::Unused {
             storage.descriptor.set_insert_target(lane, Some(block));
             return Ok(page);
         }

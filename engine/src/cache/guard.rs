@@ -1,5 +1,7 @@
 //! Pins and latches on pages, given back when they are dropped.
 
+use std::borrow::Borrow;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -89,13 +91,23 @@ impl Pin {
     #[inline]
     pub fn exclusive(&self, wait: &dyn Wait) -> Result<ExclusiveGuard<'_>> {
         self.descriptor().latch.lock_exclusive(wait)?;
-        Ok(ExclusiveGuard { pin: self })
+        Ok(Exclusive { pin: self })
+    }
+
+    /// Latches the page for writing and keeps the pin with the latch.
+    ///
+    /// # Errors
+    /// What `wait` ends the wait with.
+    #[inline]
+    pub fn into_exclusive(self, wait: &dyn Wait) -> Result<LatchedPage> {
+        self.descriptor().latch.lock_exclusive(wait)?;
+        Ok(Exclusive { pin: self })
     }
 
     /// Latches the page for writing if nobody holds it.
     #[inline]
     pub fn try_exclusive(&self) -> Option<ExclusiveGuard<'_>> {
-        if self.descriptor().latch.try_lock_exclusive() { Some(ExclusiveGuard { pin: self }) } else { None }
+        if self.descriptor().latch.try_lock_exclusive() { Some(Exclusive { pin: self }) } else { None }
     }
 
     /// Sets bits of a 16-bit word of the page (a version's infomask at `offset`, which is even) under any latch or none:
@@ -184,62 +196,88 @@ impl Drop for SharedGuard<'_> {
     }
 }
 
-/// A page latched for writing.
-pub struct ExclusiveGuard<'p> {
-    pin: &'p Pin,
+/// A page latched for writing, with the pin borrowed or owned.
+pub struct Exclusive<P: Borrow<Pin>> {
+    pin: P,
 }
 
-impl ExclusiveGuard<'_> {
+/// A page latched for writing under a pin of the caller.
+pub type ExclusiveGuard<'p> = Exclusive<&'p Pin>;
+
+/// A page latched for writing together with its pin.
+pub type LatchedPage = Exclusive<Pin>;
+
+impl<P: Borrow<Pin>> Exclusive<P> {
+    #[inline]
+    fn pinned(&self) -> &Pin {
+        self.pin.borrow()
+    }
+
     /// The page.
     #[inline]
     pub fn page(&self) -> Page<'_> {
-        Page::new(self.pin.cache.bytes(self.pin.frame))
+        Page::new(self.bytes())
     }
 
     /// The page, to be changed.
     #[inline]
     pub fn page_mut(&mut self) -> PageMut<'_> {
-        PageMut::new(self.pin.cache.bytes_mut(self.pin.frame))
+        PageMut::new(self.bytes_mut())
     }
 
     /// Its bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
-        self.pin.cache.bytes(self.pin.frame)
+        let pin = self.pinned();
+        pin.cache.bytes(pin.frame)
     }
 
     /// Its bytes, to be changed.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8; PAGE_SIZE] {
-        self.pin.cache.bytes_mut(self.pin.frame)
+        let (cache, frame) = (self.pinned().cache, self.pinned().frame);
+        // SAFETY: the latch is held for writing as long as the borrow of this guard.
+        unsafe { &mut *cache.page_pointer(frame).cast::<[u8; PAGE_SIZE]>() }
     }
 
     /// Notes that the page changes: `rec_lsn` is the log's insert position read after the latch was taken and before the
     /// change's record is inserted.
     #[inline]
     pub fn mark_dirty(&self, rec_lsn: Lsn) {
-        if self.pin.descriptor().set_dirty(rec_lsn) {
-            self.pin.cache.header().dirty_frames.fetch_add(1, Ordering::Relaxed);
+        let pin = self.pinned();
+        if pin.descriptor().set_dirty(rec_lsn) {
+            pin.cache.header().dirty_frames.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Whether nobody else pins the page, so that versions may move within it.
     pub fn sole_pin(&self) -> bool {
-        self.pin.is_sole()
+        self.pinned().is_sole()
     }
 }
 
-impl Deref for ExclusiveGuard<'_> {
+impl LatchedPage {
+    /// Gives the latch back and keeps the pin.
+    pub fn into_pin(self) -> Pin {
+        let this = ManuallyDrop::new(self);
+        this.pin.descriptor().latch.unlock_exclusive();
+        // SAFETY: the guard is not dropped, so the pin is moved out once.
+        unsafe { std::ptr::read(&this.pin) }
+    }
+}
+
+impl<P: Borrow<Pin>> Deref for Exclusive<P> {
     type Target = Pin;
 
+    #[inline]
     fn deref(&self) -> &Pin {
-        self.pin
+        self.pinned()
     }
 }
 
-impl Drop for ExclusiveGuard<'_> {
+impl<P: Borrow<Pin>> Drop for Exclusive<P> {
     #[inline]
     fn drop(&mut self) {
-        self.pin.descriptor().latch.unlock_exclusive();
+        self.pinned().descriptor().latch.unlock_exclusive();
     }
 }

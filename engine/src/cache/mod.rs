@@ -18,7 +18,7 @@ mod storage_table;
 mod worker_side;
 
 pub use frame::LoadFailure;
-pub use guard::{ExclusiveGuard, Pin, SharedGuard};
+pub use guard::{Exclusive, ExclusiveGuard, LatchedPage, Pin, SharedGuard};
 pub use header::{Counters, FAILURE_TEXT, Header, LAYOUT_VERSION, WorkerState, raise};
 pub use latch::{Latch, Wait, WaitForever, set_latch_hooks};
 pub use layout::{CacheConfig, SharedMemory};
