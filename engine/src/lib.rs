@@ -5,5 +5,7 @@
 
 pub mod error;
 pub mod ids;
+pub mod log;
+pub mod page;
 
 pub use error::{Error, ErrorKind, Result};
