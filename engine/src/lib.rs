@@ -5,5 +5,6 @@
 
 pub mod error;
 pub mod ids;
+pub mod visibility;
 
 pub use error::{Error, ErrorKind, Result};
