@@ -7,5 +7,6 @@ pub mod error;
 pub mod ids;
 pub mod log;
 pub mod page;
+pub mod visibility;
 
 pub use error::{Error, ErrorKind, Result};
