@@ -7,10 +7,12 @@
 
 #[allow(unsafe_code, reason = "the shared memory is reached through raw pointers, here and nowhere else")]
 pub mod cache;
+pub mod engine;
 pub mod error;
 pub mod ids;
 pub mod log;
 pub mod page;
+pub mod store;
 pub mod visibility;
 
 pub use error::{Error, ErrorKind, Result};

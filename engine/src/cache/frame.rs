@@ -20,6 +20,8 @@ pub(super) const LOADING: u64 = 1 << 34;
 pub(super) const DIRTY: u64 = 1 << 35;
 /// Somebody is taking the frame away; nobody else may touch it.
 pub(super) const CLAIMED: u64 = 1 << 36;
+/// Replay has filled the content and may go on changing it; it becomes valid when replay ends.
+pub(super) const REPLAYED: u64 = 1 << 37;
 
 /// How a load ended badly; kept with the frame until the last waiter has seen it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,15 +68,25 @@ impl Frame {
         Lsn(self.rec_lsn.load(Ordering::Acquire))
     }
 
-    /// Adds a pin if the frame still holds `key`; true when it does.
+    /// Adds a pin if the frame still holds `key`; true when it does. The page counts as used.
     #[inline]
     pub(super) fn pin(&self, key: PageKey) -> bool {
+        self.pin_and_count(key, USAGE_ONE)
+    }
+
+    /// As [`Frame::pin`], for a look that says nothing about the page's use.
+    pub(super) fn pin_unnoticed(&self, key: PageKey) -> bool {
+        self.pin_and_count(key, 0)
+    }
+
+    #[inline]
+    fn pin_and_count(&self, key: PageKey, usage_one: u64) -> bool {
         let mut state = self.state.load(Ordering::Acquire);
         loop {
             if state & (TAGGED | CLAIMED) != TAGGED || self.key() != key {
                 return false;
             }
-            let usage = if state & USAGE < USAGE_MAX { USAGE_ONE } else { 0 };
+            let usage = if state & USAGE < USAGE_MAX { usage_one } else { 0 };
             match self.state.compare_exchange_weak(state, state + 1 + usage, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(seen) => state = seen,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::frame::{CLAIMED, DIRTY, Frame, LOADING, PINS, TAGGED, VALID};
+use super::frame::{CLAIMED, DIRTY, Frame, LOADING, PINS, REPLAYED, TAGGED, VALID};
 use super::header::raise;
 use super::latch::{Wait, WaitForever};
 use super::{Cache, LoadFailure, Pin, futex};
@@ -145,16 +145,16 @@ impl Cache {
         }
     }
 
-    /// Tags a frame for a page that the caller will fill itself; nothing when the page has a frame already.
-    pub(super) fn begin_own_load(&self, key: PageKey, wait: &dyn Wait) -> Result<Option<Pin>> {
+    /// Pins a page if it has a frame, with its content or without.
+    pub(super) fn find_pinned(&self, key: PageKey) -> Option<Pin> {
+        self.find(key, hash(key)).map(|number| Pin::new(*self, number))
+    }
+
+    /// Pins the frame of a page, giving it one to be filled by the caller when it has none.
+    pub(super) fn tag_for_replay(&self, key: PageKey, wait: &dyn Wait) -> Result<Pin> {
         let claimed = self.claim(wait)?;
-        match self.tag(claimed, key, hash(key), LOADING) {
-            Tagged::New(number) => Ok(Some(Pin::new(*self, number))),
-            Tagged::Present(number) => {
-                self.frame(number).unpin();
-                Ok(None)
-            }
-        }
+        let (Tagged::New(number) | Tagged::Present(number)) = self.tag(claimed, key, hash(key), LOADING);
+        Ok(Pin::new(*self, number))
     }
 
     fn queue_load(&self, number: u32) -> bool {
@@ -180,7 +180,7 @@ impl Cache {
             if state & VALID != 0 {
                 return Ok(Some(pin));
             }
-            if state & LOADING == 0 {
+            if state & (LOADING | REPLAYED) == 0 {
                 return match frame.failure.load(Ordering::Acquire) {
                     0 => Ok(None),
                     failure => Err(load_error(failure, key)),

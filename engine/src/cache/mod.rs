@@ -14,6 +14,7 @@ mod latch;
 mod layout;
 mod load_queue;
 mod lookup;
+mod recovery;
 mod storage_table;
 mod worker_side;
 
@@ -23,6 +24,7 @@ pub use header::{Counters, FAILURE_TEXT, Header, LAYOUT_VERSION, WorkerState, ra
 pub use latch::{Latch, Wait, WaitForever, set_latch_hooks};
 pub use layout::{CacheConfig, SharedMemory};
 pub use load_queue::LOAD_QUEUE;
+pub use recovery::FoundPage;
 pub use storage_table::{INSERT_TARGETS, RelationFile, StorageDescriptor, StorageInfo, StorageTable};
 pub use worker_side::{DirtyFrame, Load, WriteBack};
 

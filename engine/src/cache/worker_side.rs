@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::frame::{DIRTY, LOADING, TAGGED, VALID};
+use super::frame::{DIRTY, LOADING, REPLAYED, TAGGED, VALID};
 use super::header::raise;
 use super::latch::WaitForever;
 use super::{Cache, LoadFailure, Pin, futex};
@@ -29,7 +29,12 @@ impl Load {
     ///
     /// # Errors
     /// `Corrupt` when the bytes are no page; the waiters get the same.
-    pub fn finish(mut self, stored: Option<&[u8]>) -> Result<()> {
+    pub fn finish(self, stored: Option<&[u8]>) -> Result<()> {
+        self.finish_as(stored, VALID)
+    }
+
+    /// Fills the frame and says with `content` who may see it.
+    pub(super) fn finish_as(mut self, stored: Option<&[u8]>, content: u64) -> Result<()> {
         let expanded = match stored {
             Some(stored) => PageMut::new(self.cache.bytes_mut(self.frame)).from_compact(stored),
             None => {
@@ -43,7 +48,7 @@ impl Load {
         }
         self.done = true;
         let frame = self.cache.frame(self.frame);
-        frame.state.fetch_or(VALID, Ordering::Release);
+        frame.state.fetch_or(content, Ordering::Release);
         frame.state.fetch_and(!LOADING, Ordering::Release);
         raise(&frame.loaded);
         Ok(())
@@ -122,6 +127,15 @@ impl Cache {
         load
     }
 
+    /// The next frame to fill, if one was asked for.
+    pub fn try_next_load(&self) -> Option<Load> {
+        self.pop_load()
+    }
+
+    pub(super) fn own_load(&self, frame: u32, key: PageKey) -> Load {
+        Load { cache: *self, frame, key, done: false }
+    }
+
     fn pop_load(&self) -> Option<Load> {
         loop {
             let number = self.load_queue().pop()?;
@@ -133,16 +147,15 @@ impl Cache {
         }
     }
 
-    /// Starts a new generation of the worker: loads that the last one left are given up, their waiters ask again.
+    /// Starts a new generation of the worker: loads and replayed pages that the last one left are given up, their waiters ask again.
     pub fn begin_generation(&self) -> u32 {
         let header = self.header();
         let generation = header.generation.fetch_add(1, Ordering::SeqCst) + 1;
         while self.load_queue().pop().is_some() {}
         for number in 0..self.region.layout.frames {
-            let frame = self.frame(number);
-            if frame.state.load(Ordering::Acquire) & (TAGGED | LOADING) == TAGGED | LOADING {
-                frame.add_pin();
-                self.abandon(number);
+            let state = self.frame(number).state.load(Ordering::Acquire);
+            if state & TAGGED != 0 && state & (LOADING | REPLAYED) != 0 {
+                self.give_up(number);
             }
         }
         header.load_sleepers.store(0, Ordering::SeqCst);
@@ -174,7 +187,7 @@ impl Cache {
     /// Copies a changed page's stored form and marks it unchanged; nothing when it is not changed any more.
     pub fn copy_for_write(&self, dirty: &DirtyFrame, stored: &mut Vec<u8>) -> Option<WriteBack> {
         let frame = self.frame(dirty.frame);
-        if !frame.pin(dirty.key) {
+        if !frame.pin_unnoticed(dirty.key) {
             return None;
         }
         let pin = Pin::new(*self, dirty.frame);
@@ -198,24 +211,4 @@ impl Cache {
     pub fn any_exclusive_latch(&self) -> bool {
         self.frames().iter().any(|frame| frame.latch.is_exclusive())
     }
-
-    /// Loads a page in the calling thread, for the worker's own replay.
-    ///
-    /// # Errors
-    /// What `load` or `wait` answers; `Corrupt` when the stored bytes are no page.
-    pub fn read_with(
-        &self,
-        key: PageKey,
-        wait: &dyn super::Wait,
-        load: &mut dyn FnMut(PageKey) -> Result<Option<Vec<u8>>>,
-    ) -> Result<Pin> {
-        if let Some(pin) = self.lookup(key) {
-            return Ok(pin);
-        }
-        let Some(pin) = self.begin_own_load(key, wait)? else { return self.read(key, wait) };
-        let own = Load { cache: *self, frame: pin.frame(), key, done: false };
-        own.finish(load(key)?.as_deref())?;
-        Ok(pin)
-    }
 }
-
