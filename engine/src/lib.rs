@@ -1,7 +1,7 @@
 //! The storage engine of KalamDB: pages, cache, log records, visibility and the RocksDB store.
 //!
-//! The crate knows nothing of Postgres' C interface. Half of it runs in every process (pages, cache, visibility, record codec: no threads,
-//! no RocksDB), half in the one worker that owns the store.
+//! The crate knows nothing of Postgres' C interface. Half of it runs in every process (pages, cache, visibility, record codec:
+//! no threads, no RocksDB), half in the one worker that owns the store.
 
 #![deny(unsafe_code)]
 
@@ -9,6 +9,8 @@
 pub mod cache;
 pub mod error;
 pub mod ids;
+pub mod log;
 pub mod page;
+pub mod visibility;
 
 pub use error::{Error, ErrorKind, Result};

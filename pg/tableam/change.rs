@@ -39,27 +39,28 @@ pub fn change_page<P: Borrow<Pin>>(guard: &mut Exclusive<P>, change: impl FnOnce
     });
 }
 
-/// Changes two latched pages under one record, so that both or none are replayed.
-pub fn change_two_pages<P: Borrow<Pin>, Q: Borrow<Pin>>(
+/// Changes two latched pages under one record, so that both or none are replayed; what the first change answers goes to the second.
+pub fn change_two_pages<P: Borrow<Pin>, Q: Borrow<Pin>, T, R>(
     first: &mut Exclusive<P>,
     second: &mut Exclusive<Q>,
-    change_first: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder),
-    change_second: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder),
-) {
+    change_first: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder) -> T,
+    change_second: impl FnOnce(T, &mut PageMut<'_>, &mut RecordBuilder) -> R,
+) -> R {
     let _critical = CriticalSection::enter();
     note_change(first);
     note_change(second);
     RECORD.with_borrow_mut(|record| {
         record.clear();
         record.page(first.key());
-        change_first(&mut first.page_mut(), record);
+        let between = change_first(&mut first.page_mut(), record);
         record.page(second.key());
-        change_second(&mut second.page_mut(), record);
+        let result = change_second(between, &mut second.page_mut(), record);
         // SAFETY: as in `change_page`.
         let lsn = unsafe { wal::insert(record.bytes()) };
         first.page_mut().set_lsn(lsn);
         second.page_mut().set_lsn(lsn);
-    });
+        result
+    })
 }
 
 /// Logs a record that belongs to no page, such as the creation of a storage.

@@ -76,7 +76,7 @@ pub fn page_with_room(storage: &Storage, len: usize, reserve: usize, avoid: Opti
 }
 
 /// A fresh block at the end; its page is of kind `Unused` and to be initialised by the caller's logged change.
-pub fn extend(storage: &Storage, lane: usize, wait: &dyn Wait) -> Result<LatchedPage> {
+fn extend(storage: &Storage, lane: usize, wait: &dyn Wait) -> Result<LatchedPage> {
     loop {
         let block = storage.descriptor.blocks.fetch_add(1, Ordering::AcqRel);
         if block >= LAST_BLOCK {
@@ -90,11 +90,6 @@ pub fn extend(storage: &Storage, lane: usize, wait: &dyn Wait) -> Result<Latched
             return Ok(page);
         }
     }
-}
-
-/// Extends the table for the calling backend.
-pub fn extend_own(storage: &Storage, wait: &dyn Wait) -> Result<LatchedPage> {
-    extend(storage, lane(), wait)
 }
 
 fn search_directory(storage: &Storage, len: usize, wait: &dyn Wait) -> Result<Option<u32>> {

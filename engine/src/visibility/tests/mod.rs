@@ -1,0 +1,6 @@
+//! Tests the rules against a truth table, against a model that replays histories, and against themselves with hints set.
+
+mod freeze;
+mod hints;
+mod table;
+mod world;
