@@ -25,6 +25,7 @@ pub struct CacheConfig {
 }
 
 /// Offsets of the parts of the region, in bytes.
+#[derive(Clone, Copy)]
 pub(super) struct Layout {
     pub(super) frames: u32,
     pub(super) storages: u32,
@@ -42,7 +43,7 @@ pub(super) struct Layout {
 impl Layout {
     fn new(frames: u32, storages: u32) -> Layout {
         let buckets = (frames * 2).next_power_of_two();
-        let mut end = 0;
+        let mut end = 0usize;
         let mut place = |bytes: usize, align: usize| {
             let start = end.next_multiple_of(align);
             end = start + bytes;

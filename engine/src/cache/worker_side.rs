@@ -31,7 +31,7 @@ impl Load {
     /// `Corrupt` when the bytes are no page; the waiters get the same.
     pub fn finish(mut self, stored: Option<&[u8]>) -> Result<()> {
         let expanded = match stored {
-            Some(stored) => PageMut::from_compact(stored, self.cache.bytes_mut(self.frame)),
+            Some(stored) => PageMut::new(self.cache.bytes_mut(self.frame)).from_compact(stored),
             None => {
                 self.cache.blank(self.frame);
                 Ok(())
