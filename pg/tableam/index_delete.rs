@@ -4,14 +4,13 @@
 //! bottom-up deletion brings every entry of a full index page, most of them of unknown state, and wants a little space at little
 //! cost. For the latter, the blocks with the most promising entries are visited first and few of them.
 
-use std::cmp::Reverse;
+mod budget;
+mod chain;
 
 use kalamdb_engine::Error;
 use kalamdb_engine::cache::Pin;
 use kalamdb_engine::ids::{INVALID_XID, Tid, Xid};
-use kalamdb_engine::page::infomask::HEAP_XMIN_COMMITTED;
-use kalamdb_engine::page::{Header, MAX_OFFSET, Page, PageKind, hot_search};
-use kalamdb_engine::visibility::TransactionStatus;
+use kalamdb_engine::page::{Page, hot_search};
 use pgrx::{pg_guard, pg_sys};
 
 use super::prune::{Horizon, RemovableChain};
@@ -20,15 +19,8 @@ use super::status::{PostgresStatus, narrow, refresh_reference};
 use super::storage::{Storage, relation_name};
 use crate::error::{OrRaise, raise};
 use crate::ffi::interrupts::BackendWait;
-
-/// The most blocks that one bottom-up deletion visits.
-const BLOCKS_MAX: usize = 6;
-
-/// Blocks that are so near to each other count as contiguous.
-const NEAR: u32 = 3;
-
-/// Fewer promising entries of a block than this say nothing.
-const PROMISING_MIN: u32 = 4;
+use budget::{BLOCKS_MAX, BlockGroup, Budget, contiguous};
+use chain::{fault_of, newest_deleter};
 
 /// Blocks that are loaded ahead of the one in work.
 const READ_AHEAD: usize = 4;
@@ -169,120 +161,5 @@ impl<'a> Deletion<'a> {
         raise(Error::corrupt(format!(
             "tid {tid} from index tuple points {fault} at offset {offset} of block {block} in index \"{index}\""
         )))
-    }
-}
-
-/// What is wrong with an index entry for this line pointer, if anything.
-///
-/// The index page is locked, so no VACUUM can have freed the line pointer since the entry was read.
-fn fault_of(page: Page<'_>, root: u16) -> Option<&'static str> {
-    if page.kind() != PageKind::Data || root == 0 || root > page.max_offset() {
-        return Some("past the end of the page's line pointers");
-    }
-    let line = page.line(root);
-    if line.is_unused() {
-        return Some("to an unused line pointer");
-    }
-    let is_heap_only = page.version_at(line).is_some_and(|version| version.header().is_heap_only());
-    is_heap_only.then_some("to a heap-only row version")
-}
-
-/// The newest transaction whose deletion makes a chain removable; 0 if the chain has no versions any more.
-///
-/// A dead line pointer tells nothing: the prune that made it told it.
-fn newest_deleter(page: Page<'_>, root: u16, status: &impl TransactionStatus) -> Xid {
-    let mut newest = INVALID_XID;
-    let (mut offset, mut updater) = (root, INVALID_XID);
-    for _ in 0..=MAX_OFFSET {
-        let line = page.line(offset);
-        if line.is_redirect() {
-            offset = line.redirect();
-            continue;
-        }
-        let Some(version) = page.version_at(line) else { break };
-        let header = version.header();
-        if updater != INVALID_XID && updater != header.effective_xmin() {
-            break;
-        }
-        newest = newest.max(deleter_seen_by_others(&header, status));
-        if !header.is_hot_updated() {
-            break;
-        }
-        offset = header.ctid.offset;
-        updater = header.update_xid(|multi| status.multi_update_xid(multi));
-    }
-    newest
-}
-
-/// The deleter of a version that others than its inserter could see; 0 if there is none.
-fn deleter_seen_by_others(header: &Header, status: &impl TransactionStatus) -> Xid {
-    let xmin = header.effective_xmin();
-    let is_committed = header.infomask & HEAP_XMIN_COMMITTED != 0 || (!header.xmin_invalid() && status.did_commit(xmin));
-    let deleter = header.update_xid(|multi| status.multi_update_xid(multi));
-    if is_committed && deleter != xmin { deleter } else { INVALID_XID }
-}
-
-/// The entries for one block.
-#[derive(Clone, Copy, Debug)]
-struct BlockGroup {
-    block: u32,
-    first: usize,
-    entries: usize,
-    promising: u32,
-}
-
-impl BlockGroup {
-    /// Sorts the most worthwhile block first. Numbers are rounded up to powers of two: small differences are noise, and the order
-    /// of the blocks on disk counts more.
-    fn rank(&self) -> (Reverse<u32>, Reverse<usize>, usize) {
-        let promising = self.promising.max(PROMISING_MIN).next_power_of_two();
-        (Reverse(promising), Reverse(self.entries.next_power_of_two()), self.first)
-    }
-}
-
-/// How many blocks from the first one on lie near to their predecessor; the first one always counts.
-fn contiguous(groups: &[BlockGroup]) -> usize {
-    let near = groups.windows(2).take_while(|pair| pair[0].block.abs_diff(pair[1].block) <= NEAR);
-    1 + near.count()
-}
-
-/// Decides when a bottom-up deletion has gained enough, or no longer gains anything.
-#[derive(Debug)]
-struct Budget {
-    target: i32,
-    gained: i32,
-    /// What was gained before the block in work.
-    before: i32,
-    /// Blocks that may be visited without lowering the target.
-    favorable: usize,
-    visited: usize,
-    is_final: bool,
-}
-
-impl Budget {
-    fn new(target: i32, favorable: usize) -> Budget {
-        Budget { target, gained: 0, before: 0, favorable, visited: 0, is_final: false }
-    }
-
-    /// Whether the next block is worth its cost; counts it as visited.
-    fn may_visit(&mut self) -> bool {
-        let was_useless = self.visited > 0 && self.gained == self.before;
-        if self.is_final || was_useless {
-            return false;
-        }
-        self.before = self.gained;
-        self.visited += 1;
-        if self.favorable > 0 {
-            self.favorable -= 1;
-        } else {
-            self.target /= 2;
-        }
-        true
-    }
-
-    /// Adds the space of an entry that goes. The block in work is finished in any case, its cost is paid.
-    fn gain(&mut self, bytes: i16) {
-        self.gained += i32::from(bytes);
-        self.is_final |= self.gained >= self.target;
     }
 }

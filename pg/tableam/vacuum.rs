@@ -10,6 +10,7 @@
 mod compat;
 mod dead_items;
 mod indexes;
+mod limits;
 mod reclaim;
 mod report;
 mod scan;
@@ -210,7 +211,7 @@ impl Vacuum {
 /// The limits in the form that the rules of freezing want: full xids.
 fn freeze_limits(cutoffs: &Cutoffs) -> FreezeLimits {
     let next = compat::next_xid();
-    let full = |xid: pg_sys::TransactionId| -> Xid { compat::full_cutoff(xid, next) };
+    let full = |xid: pg_sys::TransactionId| -> Xid { limits::full_cutoff(xid.into_inner(), next) };
     FreezeLimits {
         freeze_xid: full(cutoffs.freeze_limit),
         relfrozen_xid: full(cutoffs.relfrozenxid),

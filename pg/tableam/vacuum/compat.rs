@@ -99,16 +99,6 @@ pub fn next_xid() -> Xid {
     unsafe { pg_sys::ReadNextFullTransactionId() }.value
 }
 
-/// The full form of a cutoff.
-///
-/// Postgres computes cutoffs by subtraction in 32 bits: in a young cluster they lie before its first transaction.
-pub fn full_cutoff(cutoff: pg_sys::TransactionId, next: Xid) -> Xid {
-    let first = pg_sys::TransactionId::FIRST_NORMAL.into_inner();
-    let age = (next as u32).wrapping_sub(cutoff.into_inner()) as i32;
-    let full = i64::try_from(next).unwrap_or(i64::MAX) - i64::from(age);
-    full.max(i64::from(first)) as Xid
-}
-
 /// Serves interrupts and sleeps as long as the cost limits want; no latch and no pin is held.
 pub fn delay_point() {
     // SAFETY: errors unwind through the guard.
@@ -254,9 +244,7 @@ pub fn work_mem() -> i32 {
         static AUTOVACUUM_WORK_MEM: std::ffi::c_int;
     }
     // SAFETY: settings of the process, changed by its only thread.
-    unsafe {
-        if is_autovacuum() && AUTOVACUUM_WORK_MEM != -1 { AUTOVACUUM_WORK_MEM } else { pg_sys::maintenance_work_mem }
-    }
+    unsafe { if is_autovacuum() && AUTOVACUUM_WORK_MEM != -1 { AUTOVACUUM_WORK_MEM } else { pg_sys::maintenance_work_mem } }
 }
 
 /// Sets one column of pg_stat_progress_vacuum.

@@ -4,13 +4,7 @@ use pgrx::pg_sys;
 
 use super::super::storage::relation_name;
 use super::compat::{self, RelationNumbers};
-use super::{Vacuum, reclaim};
-
-/// Below this share of pages with dead line pointers the indexes are spared.
-const BYPASS_SHARE: f64 = 0.02;
-
-/// With more dead line pointers than fit into 32 MB the indexes are cleaned in any case.
-const BYPASS_LINES: i64 = 32 * 1024 * 1024 / size_of::<pg_sys::ItemPointerData>() as i64;
+use super::{Vacuum, limits, reclaim};
 
 /// The open indexes of a table and what their access methods count.
 pub struct Indexes {
@@ -86,16 +80,11 @@ impl Indexes {
     }
 }
 
-/// Whether so few dead line pointers are not worth a walk through all indexes: they stay for the next VACUUM.
-fn is_next_to_nothing(pages: u32, dead_line_pages: u32, dead_lines: i64) -> bool {
-    f64::from(dead_line_pages) < f64::from(pages) * BYPASS_SHARE && dead_lines < BYPASS_LINES
-}
-
 /// Cleans the indexes of what the first pass has collected and lets the second pass free it; then the list is empty again.
 pub fn run_round(vacuum: &mut Vacuum) {
     let counts = &vacuum.counts;
     if vacuum.clean_indexes {
-        if vacuum.may_bypass_indexes && is_next_to_nothing(vacuum.pages, counts.dead_line_pages, counts.dead_lines) {
+        if vacuum.may_bypass_indexes && limits::may_bypass_indexes(vacuum.pages, counts.dead_line_pages, counts.dead_lines) {
             vacuum.clean_indexes = false;
         } else if clean_all(vacuum) {
             reclaim::free_dead_lines(vacuum);

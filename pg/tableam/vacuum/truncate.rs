@@ -11,18 +11,11 @@ use pgrx::pg_sys;
 
 use super::super::change::change_page;
 use super::super::space::record_free_space;
-use super::Vacuum;
-use super::compat;
+use super::{Vacuum, compat, limits};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::check_for_interrupts;
 
-/// So many blocks are worth the lock in any case.
-const BLOCKS_MIN: u32 = 1000;
-
-/// So large a share of the table is worth the lock.
-const SHARE: u32 = 16;
-
-/// How often others are given the lock before truncation gives up.
+/// How often the lock is tried before truncation gives up.
 const LOCK_TRIES: u32 = 100;
 
 const LOCK_WAIT_MS: std::ffi::c_long = 50;
@@ -77,15 +70,9 @@ fn pause() {
     }
 }
 
-/// Whether the empty end is worth locking everybody out.
-fn is_worth_it(pages: u32, nonempty: u32) -> bool {
-    let empty = pages.saturating_sub(nonempty);
-    empty > 0 && (empty >= BLOCKS_MIN || empty >= pages / SHARE)
-}
-
 /// Gives back the empty end of the table if that is wanted, worth it and possible without making anybody wait.
 pub fn truncate(vacuum: &mut Vacuum) {
-    if !vacuum.may_truncate || !is_worth_it(vacuum.pages, vacuum.counts.nonempty_pages) {
+    if !vacuum.may_truncate || !limits::is_worth_truncating(vacuum.pages, vacuum.counts.nonempty_pages) {
         return;
     }
     compat::progress(pg_sys::PROGRESS_VACUUM_PHASE, i64::from(pg_sys::PROGRESS_VACUUM_PHASE_TRUNCATE));
