@@ -3,14 +3,15 @@
 //! A scan takes a page at a time: it finds the visible versions under the latch, then hands them out under a pin alone.
 
 use kalamdb_engine::cache::Wait;
-use kalamdb_engine::ids::Tid;
-use kalamdb_engine::page::{ALL_VISIBLE, Page, PageKind};
+use kalamdb_engine::ids::{Lsn, Tid};
+use kalamdb_engine::page::{ALL_VISIBLE, Header, Page, PageKind, root_offsets};
+use kalamdb_engine::visibility::TransactionStatus;
 use pgrx::{pg_guard, pg_sys};
 
 use super::fetch::{BorrowedPin, INFOMASK, check_conflict_out, needs_conflict_checks, search_chain};
 use super::pins::{self, NO_FRAME};
 use super::slot::{TuplePlace, store_version, tid_of};
-use super::status::SnapshotView;
+use super::status::{PostgresStatus, SnapshotView};
 use super::storage::Storage;
 use super::{prune, raw, stats};
 use crate::error::OrRaise;
@@ -48,6 +49,7 @@ pub struct Scan {
     /// Number of hits, and the place of the current one.
     count: i32,
     current: i32,
+    dead_lines: u32,
     hits: [Hit; LINES],
 }
 
@@ -151,8 +153,103 @@ impl Scan {
         seen
     }
 
+    /// Takes every version of a block, seen or not, and counts dead line pointers.
+    pub fn collect_every_version(&mut self, block: u32) {
+        let wait = BackendWait::new(self.storage.cache);
+        check_for_interrupts();
+        self.unpin();
+        let pin = self.storage.cache.read(self.storage.block(block), &wait).or_raise();
+        self.block = block;
+        self.frame = pins::keep(pin);
+        let pin = BorrowedPin::of(&self.storage, self.frame);
+        let guard = pin.get().shared(&wait).or_raise();
+        let page = guard.page();
+        (self.count, self.current, self.dead_lines) = (0, -1, 0);
+        if page.kind() != PageKind::Data {
+            return;
+        }
+        for offset in 1..=page.max_offset() {
+            let line = page.line(offset);
+            if line.is_normal() {
+                self.add(page, offset);
+            } else if line.is_dead() {
+                self.dead_lines += 1;
+            }
+        }
+    }
+
+    /// The dead line pointers counted last; zero from then on.
+    pub fn take_dead_lines(&mut self) -> u32 {
+        std::mem::take(&mut self.dead_lines)
+    }
+
+    /// Moves to the next version of the block and reads its header.
+    pub fn next_version(&mut self) -> Option<(Header, Lsn)> {
+        if self.current + 1 >= self.count {
+            return None;
+        }
+        self.current += 1;
+        self.current_header()
+    }
+
+    /// The header of the current version as it is now, and its page's LSN.
+    pub fn current_header(&self) -> Option<(Header, Lsn)> {
+        let wait = BackendWait::new(self.storage.cache);
+        let pin = BorrowedPin::of(&self.storage, self.frame);
+        let guard = pin.get().shared(&wait).or_raise();
+        let page = guard.page();
+        Some((page.version(self.hits[self.current as usize].offset)?.header(), page.lsn()))
+    }
+
+    /// The TID of the current version.
+    pub fn current_tid(&self) -> Tid {
+        Tid::new(self.block, self.hits[self.current as usize].offset)
+    }
+
+    /// The line pointers that indexes name for the versions of the current page.
+    pub fn current_roots(&self) -> [u16; LINES] {
+        let wait = BackendWait::new(self.storage.cache);
+        let pin = BorrowedPin::of(&self.storage, self.frame);
+        let guard = pin.get().shared(&wait).or_raise();
+        root_offsets(guard.page(), |multi| PostgresStatus.multi_update_xid(multi))
+    }
+
+    /// Gives up the current page.
+    pub fn leave(&mut self) {
+        self.unpin();
+        self.count = 0;
+        self.current = -1;
+    }
+
+    /// Limits the scan to a run of blocks.
+    pub fn limit(&mut self, first: u32, blocks: u32) {
+        self.first = first.min(self.end);
+        self.end = first.saturating_add(blocks).min(self.end);
+    }
+
+    /// Moves to the next version in block order.
+    ///
+    /// # Safety
+    /// The scan is open.
+    pub unsafe fn next_hit(&mut self) -> bool {
+        // SAFETY: the caller's.
+        unsafe { self.advance(true) }
+    }
+
+    /// Number of blocks to scan, over all workers.
+    pub fn total_blocks(&self) -> u32 {
+        if self.base.rs_parallel.is_null() {
+            return self.end - self.first;
+        }
+        // SAFETY: the shared state of a block-wise parallel scan.
+        unsafe { (*self.base.rs_parallel.cast::<pg_sys::ParallelBlockTableScanDescData>()).phs_nblocks }
+    }
+
     /// Puts the current hit into a slot.
-    unsafe fn store_current(&self, slot: *mut pg_sys::TupleTableSlot) {
+    ///
+    /// # Safety
+    /// `slot` is a slot of ours for the scanned table.
+    pub unsafe fn store_current(&self, slot: *mut pg_sys::TupleTableSlot) {
         let hit = self.hits[self.current as usize];
         let place = TuplePlace {
             frame: self.frame,
