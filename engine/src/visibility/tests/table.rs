@@ -462,6 +462,14 @@ fn a_horizon_decides_on_the_recently_dead() {
 }
 
 #[test]
+fn a_multixact_is_never_surely_dead() {
+    let mut header = with_inserter("early+");
+    add_xmax(&mut header, "m_early");
+    header.infomask |= HEAP_XMAX_COMMITTED;
+    assert!(!is_surely_dead(&header, |_| true), "its number is no xid to compare");
+}
+
+#[test]
 fn only_locked_means_no_live_updater() {
     // A plain updater's end is known by its hint only.
     let updated = ["me_before", "me_now", "sub_before", "mysub-", "early", "early+", "ended", "ended+", "late", "late+"];
