@@ -75,16 +75,10 @@ impl SqlError {
         format!("{}{SEPARATOR}{}{SEPARATOR}{detail}{SEPARATOR}{hint}", self.code as i32, self.message)
     }
 
-    /// The error behind a text of [`SqlError::to_text`], or behind the plain message of an engine thread.
+    /// The error behind a text of [`SqlError::to_text`]; none for the plain text of an engine thread.
     pub fn from_text(text: &str) -> Option<SqlError> {
-        if text.is_empty() {
-            return None;
-        }
         let mut fields = text.splitn(4, SEPARATOR);
-        let first = fields.next().unwrap_or("");
-        let Ok(code) = first.parse::<i32>() else {
-            return Some(SqlError::new(sqlstate(ErrorKind::Unavailable), "the KalamDB engine failed").with_detail(text));
-        };
+        let code: i32 = fields.next()?.parse().ok()?;
         let mut field = || fields.next().filter(|text| !text.is_empty()).map(str::to_owned);
         let message = field().unwrap_or_else(|| "the KalamDB engine failed".to_owned());
         Some(SqlError { code: code.into(), message, detail: field(), hint: field() })

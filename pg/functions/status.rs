@@ -1,13 +1,18 @@
 //! What the engine does, and asking it to make everything durable.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use kalamdb_engine::cache::{Cache, Wait, WorkerState, futex, raise};
+use kalamdb_engine::{Error, ErrorKind};
 use pgrx::prelude::*;
 
-use crate::error::OrRaise;
+use crate::error::{OrRaise, raise as raise_error};
 use crate::ffi::interrupts::BackendWait;
 use crate::shmem::engine_cache;
+
+/// How long a store may refuse writes before a wait for it ends in an error.
+const STORE_FAILURE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Waits until everything that was logged before the call is durable in the store.
 #[pg_extern]
@@ -17,12 +22,20 @@ fn engine_checkpoint() {
     let ticket = header.checkpoints_wanted.fetch_add(1, Ordering::AcqRel) + 1;
     raise(&header.main_wake);
     let wait = BackendWait::new(cache);
+    let mut failing_since = None;
     loop {
         let seen = header.state_changed.load(Ordering::Acquire);
         if header.checkpoints_done.load(Ordering::Acquire) >= ticket {
             return;
         }
         wait.pause().or_raise();
+        if header.store_failing.load(Ordering::Acquire) == 0 {
+            failing_since = None;
+        } else if failing_since.get_or_insert_with(Instant::now).elapsed() > STORE_FAILURE_LIMIT {
+            raise_error(Error::new(ErrorKind::Io, "the KalamDB store takes no writes").with_detail(header.failure()).with_hint(
+                "Changes stay in the write-ahead log meanwhile; the engine goes on by itself once the cause is mended.",
+            ));
+        }
         futex::wait(&header.state_changed, seen);
     }
 }

@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kalamdb_engine::cache::{Cache, WorkerState, futex, raise};
-use kalamdb_engine::engine::{Engine, OpenOptions};
+use kalamdb_engine::engine::{Engine, EngineConfig};
 use kalamdb_engine::ids::Lsn;
-use kalamdb_engine::{Error, ErrorKind};
 use pgrx::{PgLogLevel, pg_sys};
 
-use super::serve::{Outcome, Server};
+use super::serve::{MainThreadWait, Outcome, Server, leave_with_postmaster};
 use super::slot::Slot;
 use super::{directory, signals, start};
 use crate::error::SqlError;
@@ -108,50 +107,44 @@ fn open_and_serve(cache: &'static Cache) -> Result<Outcome, SqlError> {
     start::check_prerequisites()?;
     let directory = directory::prepare()?;
     let slot = Slot::acquire()?;
-    let engine = open(cache, directory)?;
-    if !recover(cache, &engine)? {
+    // The reader of the log sees what is on disk only, and after a failure of the engine alone there may be more.
+    wal::flush(wal::end_lsn());
+    let end = wal::flushed_lsn();
+    let mut engine = open(cache, directory, end)?;
+    if !replay(cache, &mut engine, end)? {
         return Ok(Outcome::Restart);
     }
+    signals::with_all_blocked(|| engine.finish_replay(end))?;
     Server::new(cache, engine, slot).run()
 }
 
-fn open(cache: &'static Cache, directory: PathBuf) -> Result<Engine, SqlError> {
+fn open(cache: &'static Cache, directory: PathBuf, end: Lsn) -> Result<Engine, SqlError> {
     // SAFETY: both read shared memory.
     let (system_identifier, timeline) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::GetWALInsertionTimeLine()) };
-    let options = OpenOptions { directory, system_identifier, timeline, loader_threads: settings::loader_threads() };
-    Ok(signals::with_all_blocked(|| Engine::open(*cache, options))?)
+    let config = EngineConfig {
+        loaders: settings::loader_threads(),
+        // The main thread decides when checkpoints are made: it knows the settings of the moment.
+        checkpoint_interval: Duration::MAX,
+        checkpoint_log_bytes: u64::MAX,
+        ..EngineConfig::new(directory, system_identifier, timeline, end)
+    };
+    Ok(signals::with_all_blocked(|| Engine::open(*cache, config))?)
 }
 
 /// Replays the log from the durable position to its end; false if the process was asked to leave meanwhile.
-fn recover(cache: &'static Cache, engine: &Engine) -> Result<bool, SqlError> {
-    cache.header().set_worker_state(WorkerState::Recovering);
-    // The reader sees what is on disk only, and after a failure of the engine alone there may be more.
-    wal::flush(wal::end_lsn());
-    let end = wal::flushed_lsn();
-    if let Some(from) = engine.replay_from() {
-        if from > end {
-            return Err(behind_the_log(from, end));
-        }
-        if !replay(engine, from, end)? {
-            return Ok(false);
-        }
-    }
-    signals::with_all_blocked(|| engine.finish_replay(end))?;
-    cache.header().set_worker_state(WorkerState::Ready);
-    Ok(true)
-}
-
-fn replay(engine: &Engine, from: Lsn, end: Lsn) -> Result<bool, SqlError> {
+fn replay(cache: &'static Cache, engine: &mut Engine, end: Lsn) -> Result<bool, SqlError> {
+    let from = engine.replay_from();
     let begun = Instant::now();
     let mut reader = wal::Reader::open(from)?;
     let mut records = 0u64;
     let mut more = true;
+    engine.set_flushed(end);
     while more && reader.position() < end {
         if signals::terminate_requested() {
             return Ok(false);
         }
         check_for_interrupts();
-        more = signals::with_all_blocked(|| replay_batch(engine, &mut reader, &mut records))?;
+        more = signals::with_all_blocked(|| replay_batch(cache, engine, &mut reader, end, &mut records))?;
     }
     if records > 0 {
         pgrx::log!("KalamDB replayed {records} log records from {from} to {end} in {} ms", begun.elapsed().as_millis());
@@ -159,21 +152,23 @@ fn replay(engine: &Engine, from: Lsn, end: Lsn) -> Result<bool, SqlError> {
     Ok(true)
 }
 
-fn replay_batch(engine: &Engine, reader: &mut wal::Reader, records: &mut u64) -> Result<bool, SqlError> {
+fn replay_batch(
+    cache: &'static Cache,
+    engine: &mut Engine,
+    reader: &mut wal::Reader,
+    end: Lsn,
+    records: &mut u64,
+) -> Result<bool, SqlError> {
     for _ in 0..REPLAY_BATCH {
         let Some(record) = reader.next()? else { return Ok(false) };
-        engine.replay(record.end, record.payload)?;
+        // What backends logged meanwhile is in the cache, as they changed it there.
+        if record.end > end {
+            return Ok(false);
+        }
+        engine.replay(record.end, record.payload, &MainThreadWait::new(cache))?;
         *records += 1;
     }
     Ok(true)
-}
-
-#[cold]
-fn behind_the_log(from: Lsn, end: Lsn) -> SqlError {
-    Error::new(ErrorKind::StorageMissing, "the KalamDB store is ahead of the server's write-ahead log")
-        .with_detail(format!("The store contains everything before {from}, the log ends at {end}."))
-        .with_hint("The data directory was restored or reset in parts; restore the whole cluster from one backup.")
-        .into()
 }
 
 /// Publishes why the engine cannot be opened, and stays a while.
@@ -187,10 +182,7 @@ fn start_failed(cache: &'static Cache, error: &SqlError) {
     let begun = Instant::now();
     while begun.elapsed() < FAILED_START_PAUSE && !signals::terminate_requested() {
         check_for_interrupts();
-        // SAFETY: asks the operating system.
-        if !unsafe { super::serve::postmaster_is_alive() } {
-            return;
-        }
+        leave_with_postmaster();
         futex::wait(&header.main_wake, header.main_wake.load(Ordering::Acquire));
     }
 }
@@ -206,4 +198,6 @@ fn engine_failed(cache: &'static Cache, message: &str) {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+    // Who waits for a page waits on, as the next worker is about to start.
+    cache.header().set_worker_state(WorkerState::Absent);
 }

@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kalamdb_engine::cache::{Cache, WorkerState, futex, raise};
-use kalamdb_engine::engine::Engine;
+use kalamdb_engine::cache::{Cache, Wait, futex, raise};
+use kalamdb_engine::engine::{Engine, Ticket};
 use kalamdb_engine::ids::Lsn;
+use kalamdb_engine::{Error, ErrorKind};
 use pgrx::pg_sys;
 
 use super::slot::Slot;
@@ -19,8 +20,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the worker waits at shutdown for the processes that use the cache.
 const USERS_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long the last checkpoint may take without getting anywhere.
-const LAST_CHECKPOINT_LIMIT: Duration = Duration::from_secs(300);
+/// How long the engine may take for one thing that the main thread waits for.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// Why the main loop ended.
 pub enum Outcome {
@@ -32,34 +33,67 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// A checkpoint on its way.
-struct Pending {
-    /// Everything before it becomes durable.
-    up_to: Lsn,
-    /// The asked-for checkpoint it answers.
-    ticket: u64,
-}
-
 /// The running worker.
 pub struct Server {
     cache: &'static Cache,
     engine: Engine,
     slot: Slot,
-    pending: Option<Pending>,
+    /// The checkpoint on its way.
+    pending: Option<Ticket>,
     last_checkpoint: Instant,
     last_sweep: Instant,
 }
 
-/// Whether the postmaster still lives.
-///
-/// # Safety
-/// Called in a child of the postmaster.
-pub unsafe fn postmaster_is_alive() -> bool {
+/// Ends the process if the postmaster is gone.
+pub fn leave_with_postmaster() {
     unsafe extern "C-unwind" {
         fn PostmasterIsAliveInternal() -> bool;
     }
-    // SAFETY: reads a pipe without waiting; raises nothing but FATAL.
-    unsafe { PostmasterIsAliveInternal() }
+    // SAFETY: the worker is a child of the postmaster; the call reads a pipe without waiting.
+    if !unsafe { PostmasterIsAliveInternal() } {
+        // Nothing needs to be saved: the log has everything.
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(1) };
+    }
+}
+
+/// Publishes the positions of the log, after flushing it as far as the engine needs it.
+fn publish_log_positions(cache: &Cache) {
+    let header = cache.header();
+    let wanted = Lsn(header.wanted_flush.load(Ordering::Acquire));
+    if wanted > wal::flushed_lsn() {
+        wal::flush(wanted);
+    }
+    let flushed = wal::flushed_lsn();
+    header.insert_lsn.store(wal::end_lsn().0, Ordering::Release);
+    if header.flushed_lsn.swap(flushed.0, Ordering::AcqRel) < flushed.0 {
+        raise(&header.writer_wake);
+    }
+}
+
+/// What the main thread does while it waits for the engine: what the engine needs of it.
+pub struct MainThreadWait {
+    cache: &'static Cache,
+    begun: Instant,
+}
+
+impl MainThreadWait {
+    /// A wait that begins now.
+    pub fn new(cache: &'static Cache) -> MainThreadWait {
+        MainThreadWait { cache, begun: Instant::now() }
+    }
+}
+
+impl Wait for MainThreadWait {
+    fn pause(&self) -> kalamdb_engine::Result<()> {
+        leave_with_postmaster();
+        check_for_interrupts();
+        publish_log_positions(self.cache);
+        if self.begun.elapsed() < LONGEST_WAIT {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the KalamDB store did not become durable in time"))
+    }
 }
 
 impl Server {
@@ -86,22 +120,20 @@ impl Server {
 
     /// One round of everything the main thread does; the message of the engine if it failed.
     fn step(&mut self) -> Result<Option<String>, SqlError> {
-        // SAFETY: the worker is a child of the postmaster.
-        if !unsafe { postmaster_is_alive() } {
-            // Nothing needs to be saved: the log has everything.
-            // SAFETY: ends the process.
-            unsafe { libc::_exit(1) };
-        }
+        leave_with_postmaster();
         check_for_interrupts();
         if signals::take_reload_request() {
             // SAFETY: called between statements, of which the worker has none.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
-        self.publish_log_positions();
-        if let Some(message) = self.engine.failed() {
+        publish_log_positions(self.cache);
+        for message in self.engine.take_messages() {
+            pgrx::log!("{message}");
+        }
+        if let Some(message) = self.engine.failure() {
             return Ok(Some(message));
         }
-        self.finish_checkpoint();
+        self.slot.advance(self.engine.durable());
         self.start_checkpoint_if_due();
         if self.last_sweep.elapsed() >= SWEEP_INTERVAL {
             self.sweep();
@@ -109,36 +141,23 @@ impl Server {
         Ok(None)
     }
 
-    fn publish_log_positions(&self) {
-        let header = self.cache.header();
-        let wanted = Lsn(header.wanted_flush.load(Ordering::Acquire));
-        let mut flushed = wal::flushed_lsn();
-        if wanted > flushed {
-            wal::flush(wanted);
-            flushed = wal::flushed_lsn();
-        }
-        header.insert_lsn.store(wal::insert_lsn().0, Ordering::Release);
-        if header.flushed_lsn.swap(flushed.0, Ordering::AcqRel) < flushed.0 {
-            raise(&header.writer_wake);
-        }
-    }
-
     fn start_checkpoint_if_due(&mut self) {
-        if self.pending.is_some() {
+        if self.pending.is_some_and(|ticket| !self.engine.is_complete(ticket)) {
             return;
         }
+        self.pending = None;
         let header = self.cache.header();
-        let ticket = header.checkpoints_wanted.load(Ordering::Acquire);
-        let asked = ticket > header.checkpoints_done.load(Ordering::Acquire);
+        let asked = header.checkpoints_wanted.load(Ordering::Acquire) > header.checkpoints_done.load(Ordering::Acquire);
         if asked || self.is_checkpoint_due() {
-            self.start_checkpoint(ticket, asked);
+            self.last_checkpoint = Instant::now();
+            self.pending = Some(self.engine.checkpoint(flushed_end));
         }
     }
 
     fn is_checkpoint_due(&self) -> bool {
         let dirty = u64::from(self.cache.header().dirty_frames.load(Ordering::Relaxed));
         let dirty_limit = u64::from(self.cache.frame_count()) * settings::checkpoint_dirty_percent() / 100;
-        let distance = wal::insert_lsn().0.saturating_sub(self.engine.durable_lsn().0);
+        let distance = wal::insert_lsn().0.saturating_sub(self.engine.durable().0);
         let elapsed = self.last_checkpoint.elapsed();
         // A limit that is passed at once again must not make one checkpoint follow the other.
         let rested = elapsed >= Duration::from_secs(1);
@@ -146,31 +165,6 @@ impl Server {
         (anything && elapsed >= settings::checkpoint_interval())
             || (rested && dirty > dirty_limit)
             || (rested && distance > distance_limit())
-    }
-
-    fn start_checkpoint(&mut self, ticket: u64, full: bool) {
-        // Read before the engine looks at the frames: a change logged before this position has marked its page by then.
-        let up_to = wal::end_lsn();
-        // The store must never be ahead of the log: after a crash its positions would be given out again.
-        wal::flush(up_to);
-        self.last_checkpoint = Instant::now();
-        self.engine.checkpoint(up_to, full);
-        self.pending = Some(Pending { up_to, ticket });
-    }
-
-    fn finish_checkpoint(&mut self) {
-        let durable = self.engine.durable_lsn();
-        self.slot.advance(durable);
-        if let Some(pending) = &self.pending
-            && self.engine.checkpoint_finished()
-        {
-            let header = self.cache.header();
-            if durable >= pending.up_to {
-                header.checkpoints_done.fetch_max(pending.ticket, Ordering::AcqRel);
-                raise(&header.state_changed);
-            }
-            self.pending = None;
-        }
     }
 
     fn sweep(&mut self) {
@@ -190,35 +184,25 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        if stopping {
-            self.cache.header().set_worker_state(WorkerState::Stopping);
-        }
-        if let Some(message) = self.last_checkpoint()? {
-            return Ok(Outcome::Failed(message));
-        }
-        signals::with_all_blocked(|| self.engine.shutdown());
-        self.slot.advance(self.engine.durable_lsn());
+        let Server { cache, engine, slot, .. } = self;
+        let end = flushed_end();
+        signals::with_all_blocked(|| engine.shutdown(end, &MainThreadWait::new(cache)))?;
+        slot.advance(Lsn(cache.header().durable_lsn.load(Ordering::Acquire)));
         Ok(if stopping { Outcome::Stopped } else { Outcome::Restart })
     }
 
     fn users(&self) -> u32 {
         self.cache.header().attached.load(Ordering::Acquire)
     }
+}
 
-    fn last_checkpoint(&mut self) -> Result<Option<String>, SqlError> {
-        let goal = wal::end_lsn();
-        let begun = Instant::now();
-        while self.engine.durable_lsn() < goal && begun.elapsed() < LAST_CHECKPOINT_LIMIT {
-            if let Some(message) = self.step()? {
-                return Ok(Some(message));
-            }
-            if self.pending.is_none() {
-                self.start_checkpoint(self.cache.header().checkpoints_wanted.load(Ordering::Acquire), true);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(None)
-    }
+/// The end of the log, flushed up to there.
+///
+/// The store must never be ahead of the log on disk: after a crash its positions would be given out again.
+fn flushed_end() -> Lsn {
+    let end = wal::end_lsn();
+    wal::flush(end);
+    end
 }
 
 fn segment_bytes() -> u64 {
