@@ -1,0 +1,95 @@
+# Where things are: the build directory, the Postgres to build for, the private server; sourced by the
+# scripts in tests/bin, and through tests/bin/locate by the Makefile.
+#
+# A private server is a copy of the installed Postgres (Postgres finds its files relative to its own
+# binary, so a copied tree works) into which the extension is installed. Nothing below /usr changes.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+
+fail() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+# The directory cargo builds into. CI keeps it outside the clone, so that a clean clone builds quickly.
+build_dir() {
+    local cached=$HOME/.cache/kalamdb/target
+    if [ -n "${CARGO_TARGET_DIR:-}" ]; then
+        realpath -m "$CARGO_TARGET_DIR"
+    elif [ -n "${CI:-}" ] || [ -d "$cached" ]; then
+        echo "$cached"
+    else
+        echo "$ROOT/target"
+    fi
+}
+
+# Prints the pg_config of the first Postgres with server headers among the supported versions.
+# The one in the search path comes first when it is of the default version.
+find_pg_config() {
+    local candidate
+    if [ -n "${PG_CONFIG:-}" ]; then
+        command -v "$PG_CONFIG" || fail "PG_CONFIG=$PG_CONFIG: no such command"
+        return
+    fi
+    candidate=$(command -v pg_config || true)
+    case "$([ -z "$candidate" ] || "$candidate" --version)" in
+        "PostgreSQL 15"*) ;;
+        *) candidate= ;;
+    esac
+    for candidate in $candidate /usr/lib/postgresql/{15,16,17,18}/bin/pg_config; do
+        if [ -x "$candidate" ] && [ -f "$("$candidate" --includedir-server)/postgres.h" ]; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# The user the server runs as: Postgres refuses to run as root.
+server_user() {
+    if [ "$(id -u)" = 0 ]; then
+        echo "${KALAM_SERVER_USER:-postgres}"
+    else
+        id -un
+    fi
+}
+
+# Runs a command as the server's user, from a directory that user can enter.
+as_server() {
+    if [ "$(id -u)" = 0 ]; then
+        (cd / && exec runuser -u "$(server_user)" -- "$@")
+    else
+        (cd / && exec "$@")
+    fi
+}
+
+# Creates a directory that belongs to the server's user.
+own_dir() {
+    if [ "$(id -u)" = 0 ]; then
+        install -d -o "$(server_user)" "$1"
+    else
+        install -d "$1"
+    fi
+}
+
+# Private servers live in the clone, except where the server's user cannot enter it (a clone in root's home).
+server_dir() {
+    if [ -n "${KALAM_SERVER_DIR:-}" ]; then
+        realpath -m "$KALAM_SERVER_DIR"
+    elif as_server test -x "$ROOT" 2>/dev/null; then
+        echo "$ROOT/target/server"
+    else
+        echo "/var/tmp/kalamdb-$(printf %s "$ROOT" | cksum | cut -d' ' -f1)"
+    fi
+}
+
+# Prints the pg_config of the private copy, which `tests/bin/cluster install` makes.
+private_pg_config() {
+    local config=$1 server=$2
+    case "$config" in
+        "$server"/*) echo "$config" ;;
+        *) echo "$server/postgres$("$config" --bindir)/pg_config" ;;
+    esac
+}
