@@ -56,13 +56,13 @@ server_user() {
     fi
 }
 
+# What goes before a command to run it as the server's user.
+AS_SERVER=()
+if [ "$(id -u)" = 0 ]; then AS_SERVER=(runuser -u "$(server_user)" --); fi
+
 # Runs a command as the server's user, from a directory that user can enter.
 as_server() {
-    if [ "$(id -u)" = 0 ]; then
-        (cd / && exec runuser -u "$(server_user)" -- "$@")
-    else
-        (cd / && exec "$@")
-    fi
+    (cd / && exec ${AS_SERVER[@]+"${AS_SERVER[@]}"} "$@")
 }
 
 # Creates a directory that belongs to the server's user.
