@@ -15,7 +15,7 @@ fail() {
 
 # The directory cargo builds into. CI keeps it outside the clone, so that a clean clone builds quickly.
 build_dir() {
-    local cached=$HOME/.cache/kalamdb/target
+    local cached=${HOME:-/nonexistent}/.cache/kalamdb/target
     if [ -n "${CARGO_TARGET_DIR:-}" ]; then
         realpath -m "$CARGO_TARGET_DIR"
     elif [ -n "${CI:-}" ] || [ -d "$cached" ]; then
@@ -92,4 +92,25 @@ private_pg_config() {
         "$server"/*) echo "$config" ;;
         *) echo "$server/postgres$("$config" --bindir)/pg_config" ;;
     esac
+}
+
+# The test drivers that come with a Postgres's server headers.
+pg_regress_of() {
+    echo "$(dirname "$("$1" --pgxs)")/../test/regress/pg_regress"
+}
+
+pg_isolation_regress_of() {
+    echo "$(dirname "$("$1" --pgxs)")/../test/isolation/pg_isolation_regress"
+}
+
+# Points cargo and pgrx at the build directory and at the Postgres to build for.
+export_build() {
+    local config major
+    config=$(find_pg_config) || fail "no PostgreSQL 15 to 18 with server headers found; run \`make setup\`"
+    major=$("$config" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+    CARGO_TARGET_DIR=$(build_dir)
+    export CARGO_TARGET_DIR PGRX_PG_CONFIG_PATH=$config
+    # The default feature is pg15. An empty list keeps cargo's cache of a plain build.
+    CARGO_FEATURES=()
+    if [ "$major" != 15 ]; then CARGO_FEATURES=(--no-default-features --features "pg$major"); fi
 }
