@@ -2,6 +2,7 @@
 #
 # PG_CONFIG    the Postgres to build for and install into (15 to 18; found when not given)
 # AM           the access method that tests and the demo use (default kalam_shared; heap checks the tests themselves)
+# 
 
 .PHONY: all build setup install installcheck test lint bench demo demo-stop psql clean help
 
@@ -25,8 +26,8 @@ test: setup ## everything: lint, engine, SQL and isolation tests, crash tests, o
 lint: ## formatting, clippy with warnings as errors, shellcheck when installed
 	@tests/bin/lint
 
-bench: setup build ## heap and kalam_shared in turns; medians and ratios
-	@tests/bin/bench
+bench: setup ## heap and kalam_shared in turns, medians and ratios; BENCH="..." are its options
+	@tests/bin/bench $(BENCH)
 
 demo: setup build ## a chat history in a private server, timed beside heap; DATA=file.csv.gz loads a real one
 	@tests/bin/demo start $(DATA)

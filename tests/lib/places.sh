@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Where things are: the build directory, the Postgres to build for, the private server; sourced by the
 # scripts in tests/bin, and through tests/bin/locate by the Makefile.
 #
@@ -111,6 +112,10 @@ export_build() {
     CARGO_TARGET_DIR=$(build_dir)
     export CARGO_TARGET_DIR PGRX_PG_CONFIG_PATH=$config
     # The default feature is pg15. An empty list keeps cargo's cache of a plain build.
+    # shellcheck disable=SC2034 # the sourcing scripts use it
     CARGO_FEATURES=()
-    if [ "$major" != 15 ]; then CARGO_FEATURES=(--no-default-features --features "pg$major"); fi
+    if [ "$major" != 15 ]; then
+        # shellcheck disable=SC2034
+        CARGO_FEATURES=(--no-default-features --features "pg$major")
+    fi
 }
