@@ -282,6 +282,45 @@ fn links_between_documents_resolve() {
     report("relative links lead somewhere, and a document has one title", broken);
 }
 
+/// The texts between single backquotes, on one line each.
+fn quoted_names(text: &str) -> Vec<&str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn architecture_names_what_exists() {
+    let text = read("ARCHITECTURE.md");
+    let sources: String = files_ending(".rs").iter().map(|path| Source::of(&read(path)).code).collect();
+    let defined: BTreeSet<String> = functions(&sources).into_iter().map(|(_, name)| name).collect();
+    let mut broken = Vec::new();
+    for name in quoted_names(&text) {
+        if let Some(function) = name.strip_suffix("()") {
+            let function = function.rsplit("::").next().unwrap();
+            if !defined.contains(function) {
+                broken.push(format!("{name}: no such function"));
+            }
+        } else if ["engine/", "pg/", "sql/", "tests/", "docs/"].iter().any(|top| name.starts_with(top))
+            && !root().join(name).exists()
+        {
+            broken.push(format!("{name}: no such file"));
+        }
+    }
+    report("ARCHITECTURE.md names functions and files that exist", broken);
+}
+
+#[test]
+fn every_kind_of_error_is_documented() {
+    let code = Source::of(&read("engine/src/error.rs")).code;
+    let start = code.find("enum ErrorKind").expect("the kinds of error");
+    let body = &code[start..block_end(&code, start).expect("a block")];
+    let kinds: Vec<&str> =
+        body[body.find('{').unwrap() + 1..body.len() - 1].split(',').map(str::trim).filter(|k| !k.is_empty()).collect();
+    let documented = read("docs/errors.md");
+    let broken = kinds.iter().filter(|kind| !documented.contains(&format!("| {kind} |"))).map(|kind| kind.to_string());
+    report("docs/errors.md has a row for every ErrorKind", broken.collect());
+    assert!(kinds.contains(&"Corrupt"), "the kinds were not found: {kinds:?}");
+}
+
 #[test]
 fn texts_name_no_home_directory() {
     let home = ["/root/", "/home/"];
