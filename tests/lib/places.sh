@@ -76,6 +76,7 @@ own_dir() {
 }
 
 # Private servers live in the clone, except where the server's user cannot enter it (a clone in root's home).
+# KALAM_SERVER_DIR overrides that.
 server_dir() {
     if [ -n "${KALAM_SERVER_DIR:-}" ]; then
         realpath -m "$KALAM_SERVER_DIR"
