@@ -3,6 +3,7 @@
 # PG_CONFIG    the Postgres to build for and install into (15 to 18; found when not given)
 # AM           the access method that tests and the demo use (default kalam_shared; heap checks the tests themselves)
 
+.NOTPARALLEL:
 .PHONY: all build setup install installcheck test lint bench demo demo-stop psql clean help
 
 all: build

@@ -117,6 +117,6 @@ export_build() {
     CARGO_FEATURES=()
     if [ "$major" != 15 ]; then
         # shellcheck disable=SC2034
-        CARGO_FEATURES=(--no-default-features --features "pg$major")
+        CARGO_FEATURES=(--no-default-features --features "kalamdb/pg$major")
     fi
 }
