@@ -69,6 +69,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 
 -- Sets or clears the planner settings so that only one kind of scan is left.
+-- The costs that this gives a plan would make the server compile it.
 CREATE PROCEDURE only_scan(kind text)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -77,6 +78,7 @@ BEGIN
     IF kind NOT IN ('seqscan', 'indexscan', 'indexonlyscan', 'bitmapscan', 'tidscan', 'any') THEN
         RAISE EXCEPTION 'unknown kind of scan %', kind;
     END IF;
+    SET jit = off;
     FOREACH one IN ARRAY ARRAY['seqscan', 'indexscan', 'indexonlyscan', 'bitmapscan', 'tidscan'] LOOP
         PERFORM set_config('enable_' || one,
             CASE WHEN kind IN (one, 'any')
