@@ -80,7 +80,8 @@ pub struct Cluster {
 impl Cluster {
     /// Makes the data directory; the server is not started yet.
     pub fn create(installation: &Installation, options: &ClusterOptions) -> Result<Self> {
-        let base = std::env::var_os("KALAMDB_TEST_DIR").map(PathBuf::from).unwrap_or_else(std::env::temp_dir);
+        let base = std::env::var_os("KALAM_SERVER_DIR").map(PathBuf::from).unwrap_or_else(std::env::temp_dir);
+        fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
         let directory = base.join(format!("kalamdb-{}-{}", options.name, std::process::id()));
         fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         // Other users must reach the socket, nothing else.
@@ -315,15 +316,17 @@ impl Drop for Cluster {
     }
 }
 
-/// User and group of the server's processes: Postgres refuses to run as root, so root lends it the `postgres` user.
+/// User and group of the server's processes: Postgres refuses to run as root, so root lends it another user (`KALAM_SERVER_USER`, default
+/// `postgres`).
 fn server_owner() -> Result<Option<(u32, u32)>> {
     // SAFETY: geteuid(2) has no arguments and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
         return Ok(None);
     }
+    let name = std::env::var("KALAM_SERVER_USER").unwrap_or_else(|_| "postgres".into());
     let passwd = fs::read_to_string("/etc/passwd")?;
-    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == "postgres");
-    let fields = entry.context("run by root, a user \"postgres\" is needed to own the server")?;
+    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name);
+    let fields = entry.with_context(|| format!("run by root, a user {name:?} is needed to own the server"))?;
     ensure!(fields.len() > 3, "malformed /etc/passwd");
     Ok(Some((fields[2].parse()?, fields[3].parse()?)))
 }

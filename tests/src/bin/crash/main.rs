@@ -31,7 +31,7 @@ const FOLD_EVERY: u64 = 8;
 
 const USAGE: &str = "crash [--rounds N] [--seed S] [--seconds-per-round T] [--clients N] [--faults backend,worker,auxiliary,postmaster,all,immediate,fast]
       [--skip upsert,prepare,amcheck] [--no-preload] [--keep] [--self-test [--damage KIND]] [--self-test-lose-row]
-environment: AM (kalam_shared), PRELOAD (kalamdb), PG_BIN or PG_CONFIG, KALAMDB_TEST_DIR";
+environment: AM (kalam_shared), PRELOAD (kalamdb), PG_BIN or PG_CONFIG, KALAM_SERVER_DIR, KALAM_SERVER_USER";
 
 struct Options {
     rounds: u64,
