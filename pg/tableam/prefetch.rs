@@ -27,8 +27,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         if !(*query).planstate.is_null() {
             visit((*query).planstate, std::ptr::null_mut());
             let subplans = (*(*query).estate).es_subplanstates;
-            for place in 0..pg_sys::list_length(subplans) {
-                let state = pg_sys::list_nth(subplans, place).cast::<pg_sys::PlanState>();
+            let count = if subplans.is_null() { 0 } else { (*subplans).length as usize };
+            for place in 0..count {
+                let state = (*(*subplans).elements.add(place)).ptr_value.cast::<pg_sys::PlanState>();
                 if !state.is_null() {
                     visit(state, std::ptr::null_mut());
                 }

@@ -139,7 +139,7 @@ pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::
                 value = pg_sys::detoast_external_attr(value.cast()).cast();
                 columns.values[column] = pg_sys::Datum::from(value);
             }
-            let size = pg_sys::varsize_any(value.cast());
+            let size = pgrx::varsize_any(value.cast());
             if form.movable && size > INLINE_MAX {
                 columns.values[column] = store(rel, storage, value, &wait).or_raise();
             } else if form.movable && size > OUTLINE_MIN {
@@ -206,7 +206,7 @@ unsafe fn stored_form<'v>(value: *mut u8) -> (&'v [u8], i32, u32) {
     const HEADER: usize = 4;
     // SAFETY: the caller passes a varlena that is not external.
     unsafe {
-        let size = pg_sys::varsize_any(value.cast());
+        let size = pgrx::varsize_any(value.cast());
         if *value & 1 == 1 {
             // One-byte header.
             let bytes = std::slice::from_raw_parts(value.add(1), size - 1);
