@@ -35,6 +35,24 @@ impl SqlError {
         SqlError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
     }
 
+    /// A row lock that NOWAIT did not get (55P03).
+    #[cold]
+    pub fn lock_not_available(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, message)
+    }
+
+    /// The transaction has to be repeated (40001).
+    #[cold]
+    pub fn serialization_failure(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, message)
+    }
+
+    /// The transaction is in no state for the operation (25000).
+    #[cold]
+    pub fn invalid_transaction_state(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE, message)
+    }
+
     /// Adds a sentence with the particulars.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> SqlError {

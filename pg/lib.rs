@@ -7,6 +7,7 @@ mod ffi;
 mod functions;
 mod settings;
 mod shmem;
+mod tableam;
 mod wal;
 mod worker;
 
@@ -20,6 +21,7 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     shmem::init();
     worker::start::init();
+    tableam::init();
 }
 
 /// pgrx would put a backtrace into the detail of every error when the server's environment asks for backtraces of panics.

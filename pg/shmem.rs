@@ -196,6 +196,12 @@ pub fn engine_cache() -> &'static Cache {
     first_use()
 }
 
+/// The cache if this process has used it before; never starts anything.
+pub fn known_cache() -> Option<&'static Cache> {
+    // SAFETY: set once at the start of the process; the handle is leaked and never freed.
+    unsafe { if READY_IN.load(Ordering::Relaxed) == pg_sys::MyProcPid { CACHE.load(Ordering::Acquire).as_ref() } else { None } }
+}
+
 #[cold]
 fn first_use() -> &'static Cache {
     check_process().or_raise();

@@ -12,7 +12,7 @@ mod shared;
 pub mod stop_point;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -201,6 +201,19 @@ impl Engine {
     pub fn storage_bytes(&self, storage: StorageId) -> Result<u64> {
         self.shared.store.flush()?;
         Ok(self.shared.store.storage_bytes(storage))
+    }
+
+    /// Makes a directory with what a crash at this moment would leave of the store: links to its files, nothing that is not flushed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn link_durable(&self, to: &Path) -> Result<()> {
+        self.shared.store.link_durable(to)
+    }
+
+    /// Rewrites a storage's stored pages: superseded versions go, the strongest compression is used. Takes as long as that takes.
+    pub fn compact(&self, storage: StorageId) {
+        self.shared.store.compact_storage(storage);
     }
 
     /// What the store says about itself.

@@ -129,3 +129,31 @@ pub fn oldest_known_xid() -> u64 {
     let distance = (next as u32).wrapping_sub(oldest);
     next.saturating_sub(u64::from(distance))
 }
+
+/// The columns whose change keeps a new version out of its chain.
+#[cfg(feature = "pg15")]
+pub const ALL_INDEXED_COLUMNS: pg_sys::IndexAttrBitmapKind::Type = pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_ALL;
+/// The columns whose change keeps a new version out of its chain.
+#[cfg(not(feature = "pg15"))]
+pub const ALL_INDEXED_COLUMNS: pg_sys::IndexAttrBitmapKind::Type = pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_HOT_BLOCKING;
+
+/// The next value of a finished sort of single values.
+///
+/// # Safety
+/// `sort` is a performed datum sort of values passed by value.
+pub unsafe fn next_sorted_datum(sort: *mut pg_sys::Tuplesortstate) -> Option<pg_sys::Datum> {
+    let mut value = pg_sys::Datum::from(0);
+    let mut is_null = false;
+    // SAFETY: see above.
+    let found = unsafe {
+        #[cfg(feature = "pg15")]
+        {
+            pg_sys::tuplesort_getdatum(sort, true, &mut value, &mut is_null, std::ptr::null_mut())
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            pg_sys::tuplesort_getdatum(sort, true, false, &mut value, &mut is_null, std::ptr::null_mut())
+        }
+    };
+    found.then_some(value)
+}

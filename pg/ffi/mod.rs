@@ -2,3 +2,6 @@
 
 pub mod compat;
 pub mod interrupts;
+
+// The macro that guards hand-declared functions of Postgres looks for its helper here.
+pub use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;

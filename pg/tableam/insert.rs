@@ -223,7 +223,7 @@ pub unsafe extern "C-unwind" fn multi_insert(
     // SAFETY: the caller passes `count` slots with rows of the relation.
     unsafe {
         let slots = std::slice::from_raw_parts(slots, count.max(0) as usize);
-        let rows: Vec<NewTuple> =
+        let mut rows: Vec<NewTuple> =
             slots.iter().map(|slot| NewTuple::from_slot(rel, &storage, *slot)).collect();
         raw::CheckForSerializableConflictIn(rel, std::ptr::null_mut(), pg_sys::InvalidBlockNumber);
         let mut done = 0;

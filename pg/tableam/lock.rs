@@ -376,7 +376,7 @@ impl Request {
         let mut hints = 0;
         if view.sees(&header, tid, guard.page().lsn(), &mut hints) {
             if dirty.xmin != pg_sys::InvalidTransactionId {
-                raise(SqlError::corrupt(format!(
+                raise(kalamdb_engine::Error::corrupt(format!(
                     "t_xmin {} is uncommitted in tuple {tid} to be updated in table \"{}\"",
                     dirty.xmin,
                     super::storage::relation_name(self.rel)

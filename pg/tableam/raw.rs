@@ -20,7 +20,7 @@ unsafe extern "C-unwind" {
 }
 
 /// Declares functions of Postgres' predicate lock manager, multixacts and datums, guarded like pgrx' own bindings.
-#[pgrx::pgrx_macros::pg_guard]
+#[pgrx::pg_guard]
 unsafe extern "C-unwind" {
     pub fn CheckForSerializableConflictOutNeeded(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> bool;
     pub fn CheckForSerializableConflictOut(relation: pg_sys::Relation, xid: pg_sys::TransactionId, snapshot: pg_sys::Snapshot);

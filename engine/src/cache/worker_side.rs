@@ -127,6 +127,11 @@ impl Cache {
         load
     }
 
+    /// Ends the waits in [`Cache::next_load`].
+    pub fn wake_loaders(&self) {
+        raise(&self.header().load_wake);
+    }
+
     /// The next frame to fill, if one was asked for.
     pub fn try_next_load(&self) -> Option<Load> {
         self.pop_load()

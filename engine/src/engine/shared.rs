@@ -85,6 +85,7 @@ impl Shared {
         self.stopping.store(true, Ordering::Release);
         self.checkpoints.wake();
         raise(&self.cache.header().writer_wake);
+        self.cache.wake_loaders();
     }
 
     /// Runs a thread's body; a panic in it is the end of the engine, not of the process.

@@ -37,7 +37,8 @@ impl<'a> PageMut<'a> {
         write_u16(self.0, 0, FORMAT_VERSION);
         self.0[AT_KIND] = kind as u8;
         write_u32(self.0, AT_PARTITION, partition);
-        self.set_bounds(PAGE_HEADER, PAGE_SIZE);
+        let lower = if kind == PageKind::Overflow { OVERFLOW_HEADER } else { PAGE_HEADER };
+        self.set_bounds(lower, PAGE_SIZE);
     }
 
     /// Stores a version and gives its line pointer number; `None` if it does not fit or is shorter than a header.

@@ -14,6 +14,8 @@
 //! make a replayed page equal to the original byte for byte.
 
 mod bytes;
+#[cfg(test)]
+mod chain_tests;
 mod check;
 mod directory;
 mod edit;
@@ -23,7 +25,7 @@ mod line;
 mod overflow;
 mod prune;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod version;
 
 pub use directory::{DIRECTORY_FANOUT, category_for, category_of};
@@ -36,6 +38,7 @@ pub use version::{Header, Version, build_version};
 
 use crate::ids::{Lsn, Xid};
 use bytes::{read_u16, read_u32, read_u64};
+use overflow::OVERFLOW_HEADER;
 
 /// Bytes of a page in memory.
 pub const PAGE_SIZE: usize = 32768;
@@ -53,9 +56,9 @@ pub const VERSION_HEADER: usize = PREFIX + TUPLE_HEADER;
 pub const MAX_VERSION: usize = (PAGE_SIZE - PAGE_HEADER - LINE - 4) & !7;
 
 /// The only page format there is.
-pub(crate) const FORMAT_VERSION: u16 = 1;
+const FORMAT_VERSION: u16 = 1;
 /// Bytes of a line pointer.
-pub(crate) const LINE: usize = 4;
+const LINE: usize = 4;
 
 /// Some line pointer below `max_offset` is unused.
 pub const HAS_FREE_LINES: u8 = 1;
@@ -248,12 +251,12 @@ impl<'a> Page<'a> {
 
 /// The position of a line pointer in the page; its number is 1 at least.
 #[inline]
-pub(crate) const fn line_position(offset: u16) -> usize {
+const fn line_position(offset: u16) -> usize {
     PAGE_HEADER + LINE * (offset as usize - 1)
 }
 
 /// Rounds a length up to Postgres' MAXALIGN.
 #[inline]
-pub(crate) const fn align(len: usize) -> usize {
+const fn align(len: usize) -> usize {
     (len + 7) & !7
 }

@@ -11,10 +11,11 @@ use crate::error::{Error, Result};
 const AT_REFCOUNT: usize = 32;
 const AT_TOTAL: usize = 36;
 const AT_LEN: usize = 40;
-const AT_PAYLOAD: usize = 48;
+/// Where the payload starts.
+pub(super) const OVERFLOW_HEADER: usize = 48;
 
 /// The most bytes of a value that one overflow page takes.
-pub const OVERFLOW_PAYLOAD: usize = PAGE_SIZE - AT_PAYLOAD;
+pub const OVERFLOW_PAYLOAD: usize = PAGE_SIZE - OVERFLOW_HEADER;
 
 impl<'a> Page<'a> {
     /// The bytes of the value that the page holds; empty if it is no overflow page.
@@ -24,7 +25,7 @@ impl<'a> Page<'a> {
             return &[];
         }
         let len = (read_u16(self.0, AT_LEN) as usize).min(OVERFLOW_PAYLOAD);
-        &self.0[AT_PAYLOAD..AT_PAYLOAD + len]
+        &self.0[OVERFLOW_HEADER..OVERFLOW_HEADER + len]
     }
 
     /// How many row versions name the value; kept in chunk 0.
@@ -41,7 +42,7 @@ impl<'a> Page<'a> {
 
     pub(super) fn check_overflow(self) -> Result<()> {
         let len = read_u16(self.0, AT_LEN) as usize;
-        if self.lower() < AT_PAYLOAD || self.lower() - AT_PAYLOAD != len || len > self.overflow_total() as usize {
+        if self.lower() < OVERFLOW_HEADER || self.lower() - OVERFLOW_HEADER != len || len > self.overflow_total() as usize {
             return Err(Error::corrupt(format!("overflow page has {len} of {} bytes", self.overflow_total())));
         }
         Ok(())
@@ -59,8 +60,8 @@ impl PageMut<'_> {
         write_u32(self.0, AT_REFCOUNT, refcount);
         write_u32(self.0, AT_TOTAL, total);
         write_u16(self.0, AT_LEN, payload.len() as u16);
-        self.0[AT_PAYLOAD..AT_PAYLOAD + payload.len()].copy_from_slice(payload);
-        self.set_bounds(AT_PAYLOAD + payload.len(), PAGE_SIZE);
+        self.0[OVERFLOW_HEADER..OVERFLOW_HEADER + payload.len()].copy_from_slice(payload);
+        self.set_bounds(OVERFLOW_HEADER + payload.len(), PAGE_SIZE);
     }
 
     /// Replaces the count of row versions that name the value.

@@ -189,11 +189,12 @@ impl Store {
         self.db.cancel_all_background_work(true);
     }
 
-    /// The files as a crash at this moment would leave them.
-    #[cfg(test)]
-    pub(crate) fn crash_image(&self, to: &Path) {
-        // With this bound for the log it flushes nothing.
-        rocksdb::checkpoint::Checkpoint::new(&self.db).unwrap().create_checkpoint_with_log_size(to, u64::MAX).unwrap();
+    /// Makes a directory with what a crash at this moment would leave: links to the table files, nothing that is not flushed.
+    pub fn link_durable(&self, to: &Path) -> Result<()> {
+        // With this bound for its log RocksDB flushes nothing before.
+        rocksdb::checkpoint::Checkpoint::new(&self.db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint_with_log_size(to, u64::MAX))
+            .map_err(|error| failure::using("link the store's files", error))
     }
 
     fn pages_family(&self) -> &ColumnFamily {

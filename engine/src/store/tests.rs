@@ -58,7 +58,7 @@ fn flushed_content_survives_a_crash_and_the_rest_is_gone() {
     batch.put_mark(&mark(2000));
     batch.write().unwrap();
     assert_eq!(get(&store, pages[0]).unwrap(), b"later");
-    store.crash_image(&dir.path().join("crashed"));
+    store.link_durable(&dir.path().join("crashed")).unwrap();
     drop(store);
 
     let store = open(&dir.path().join("crashed"));
@@ -251,7 +251,7 @@ proptest! {
                 1 => {
                     generation += 1;
                     let next = dir.path().join(generation.to_string());
-                    store.crash_image(&next);
+                    store.link_durable(&next).unwrap();
                     store = open(&next);
                     model = (0..6).filter_map(|block| {
                         let page = PageKey::block(StorageId(1), block);

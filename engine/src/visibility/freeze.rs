@@ -98,12 +98,7 @@ pub fn plan_freeze(
     Ok((frozen != *h).then_some(frozen))
 }
 
-fn freeze_xmin(
-    h: &mut Header,
-    limits: &FreezeLimits,
-    st: &impl TransactionStatus,
-    kept: &mut FreezeTracker,
-) -> Result<()> {
+fn freeze_xmin(h: &mut Header, limits: &FreezeLimits, st: &impl TransactionStatus, kept: &mut FreezeTracker) -> Result<()> {
     let xmin = h.effective_xmin();
     if xmin <= FROZEN_XID {
         return Ok(());
@@ -123,12 +118,7 @@ fn freeze_xmin(
     Ok(())
 }
 
-fn freeze_plain_xmax(
-    h: &mut Header,
-    limits: &FreezeLimits,
-    st: &impl TransactionStatus,
-    kept: &mut FreezeTracker,
-) -> Result<()> {
+fn freeze_plain_xmax(h: &mut Header, limits: &FreezeLimits, st: &impl TransactionStatus, kept: &mut FreezeTracker) -> Result<()> {
     let xmax = h.xmax;
     if xmax <= FROZEN_XID {
         if xmax == INVALID_XID || h.infomask & HEAP_XMAX_INVALID != 0 {
@@ -197,11 +187,7 @@ fn freeze_multi(
 }
 
 /// The updating member with its state, unless it aborted.
-fn live_updater(
-    members: &[MultiMember],
-    limits: &FreezeLimits,
-    st: &impl TransactionStatus,
-) -> Result<Option<(Xid, XidState)>> {
+fn live_updater(members: &[MultiMember], limits: &FreezeLimits, st: &impl TransactionStatus) -> Result<Option<(Xid, XidState)>> {
     let Some(xid) = members.iter().find(|member| member.updates).map(|member| member.xid) else {
         return Ok(None);
     };
@@ -236,12 +222,7 @@ pub fn needs_eventual_freeze(h: &Header) -> bool {
 
 /// Whether the limits demand that [`plan_freeze`] changes the version, which may be dead; takes everything in it into `remaining`, as
 /// for a page that VACUUM leaves as it is (`heap_tuple_would_freeze`).
-pub fn would_freeze(
-    h: &Header,
-    limits: &FreezeLimits,
-    st: &impl MultiMembers,
-    remaining: &mut FreezeTracker,
-) -> Result<bool> {
+pub fn would_freeze(h: &Header, limits: &FreezeLimits, st: &impl MultiMembers, remaining: &mut FreezeTracker) -> Result<bool> {
     let xmin = h.effective_xmin();
     remaining.keep_xid(xmin);
     let old_xmin = xmin > FROZEN_XID && xmin < limits.freeze_xid;

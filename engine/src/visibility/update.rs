@@ -24,14 +24,7 @@ pub enum TmResult {
 
 /// Whether command `curcid` of the asking transaction may change the version at `own` (`HeapTupleSatisfiesUpdate`).
 #[inline]
-pub fn satisfies_update(
-    h: &Header,
-    own: Tid,
-    curcid: u32,
-    st: &impl TransactionStatus,
-    lsn: Lsn,
-    hints: &mut u16,
-) -> TmResult {
+pub fn satisfies_update(h: &Header, own: Tid, curcid: u32, st: &impl TransactionStatus, lsn: Lsn, hints: &mut u16) -> TmResult {
     match inserter(h, st, lsn, hints) {
         XidState::Aborted | XidState::InProgress => TmResult::Invisible,
         XidState::Current if h.cmin >= curcid => TmResult::Invisible,
@@ -58,14 +51,7 @@ fn update_of_own(h: &Header, curcid: u32, st: &impl TransactionStatus, hints: &m
     if multi && st.multi_running(h.xmax as u32, false) { TmResult::BeingModified } else { TmResult::Ok }
 }
 
-fn update_of_committed(
-    h: &Header,
-    own: Tid,
-    curcid: u32,
-    st: &impl TransactionStatus,
-    lsn: Lsn,
-    hints: &mut u16,
-) -> TmResult {
+fn update_of_committed(h: &Header, own: Tid, curcid: u32, st: &impl TransactionStatus, lsn: Lsn, hints: &mut u16) -> TmResult {
     if h.infomask & HEAP_XMAX_INVALID != 0 {
         return TmResult::Ok;
     }

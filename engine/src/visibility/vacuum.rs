@@ -35,8 +35,7 @@ pub fn satisfies_vacuum_horizon(
     }
     let multi = h.infomask & HEAP_XMAX_IS_MULTI != 0;
     let deleter = if multi { st.multi_update_xid(h.xmax as u32) } else { h.xmax };
-    let state =
-        if !multi && h.infomask & HEAP_XMAX_COMMITTED != 0 { XidState::Committed } else { xid_state_now(deleter, st) };
+    let state = if !multi && h.infomask & HEAP_XMAX_COMMITTED != 0 { XidState::Committed } else { xid_state_now(deleter, st) };
     match state {
         XidState::Current | XidState::InProgress => TupleState::DeleteInProgress,
         XidState::Committed => {

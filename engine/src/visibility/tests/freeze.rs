@@ -52,7 +52,15 @@ fn world(members: &[MultiMember]) -> World {
 }
 
 fn version(xmin: Xid, xmax: Xid, bits: u16) -> Header {
-    Header { xmin, xmax, cmin: 3, cmax: 4, ctid: Tid::new(1, 2), infomask2: HEAP_KEYS_UPDATED | HEAP_HOT_UPDATED | 5, infomask: bits }
+    Header {
+        xmin,
+        xmax,
+        cmin: 3,
+        cmax: 4,
+        ctid: Tid::new(1, 2),
+        infomask2: HEAP_KEYS_UPDATED | HEAP_HOT_UPDATED | 5,
+        infomask: bits,
+    }
 }
 
 /// The planned header and the oldest xid and multixact that remain.

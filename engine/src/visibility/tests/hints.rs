@@ -36,7 +36,9 @@ fn worlds() -> impl Strategy<Value = (World, PlainSnapshot)> {
         }
         for (number, (xids, updating)) in (1..).zip(multis) {
             // Odd multixacts only lock.
-            let member = |(at, xid): (usize, &Xid)| if number % 2 == 0 && at == updating % xids.len() { updater(*xid) } else { locker(*xid) };
+            let member = |(at, xid): (usize, &Xid)| {
+                if number % 2 == 0 && at == updating % xids.len() { updater(*xid) } else { locker(*xid) }
+            };
             world.multis.insert(number, xids.iter().enumerate().map(member).collect());
         }
         (world, snapshot)

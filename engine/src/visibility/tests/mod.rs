@@ -2,5 +2,7 @@
 
 mod freeze;
 mod hints;
+mod history;
+mod model;
 mod table;
 mod world;

@@ -85,6 +85,7 @@ fn with_inserter(name: &str) -> Header {
         "ended-" => (ENDED_ABORTED, 0, 0),
         "hinted-" => (EARLY_ABORTED, 0, HEAP_XMIN_INVALID),
         "mysub-" => (MY_ABORTED_SUB, 0, 0),
+        "late-" => (LATE_ABORTED, 0, 0),
         "killed" => (0, 0, 0),
         _ => panic!("no inserter {name}"),
     };
@@ -245,6 +246,43 @@ const INSERTERS: &str = "
     killed     -    -    -     I      X       committed
 ";
 
+/// What each rule reports for the next reader: `C`ommitted or `A`borted inserter, `c`ommitted or `a`borted (or unlocked) xmax.
+const HINTS: &str = "
+    inserter  xmax              mvcc self dirty update vacuum
+    early     none              C    C    C     C      C
+    early     early             Cc   Cc   Cc    Cc     Cc
+    early     aborted           Ca   Ca   Ca    Ca     Ca
+    early     running           C    C    C     C      C
+    early     me_before         C    C    C     C      C
+    early     ended             C    Cc   Cc    Cc     Cc
+    early     late-             C    Ca   Ca    Ca     Ca
+    early     lock_running      C    C    C     C      C
+    early     lock_me           C    C    C     C      C
+    early     lock_early        C    Ca   Ca    Ca     Ca
+    early     lock_aborted      C    Ca   Ca    Ca     Ca
+    early     lock_early+       C    C    C     C      C
+    early     m_lock_running    C    C    C     C      C
+    early     m_lock_gone       C    C    C     Ca     Ca
+    early     m_lock_9.2        C    C    C     C      Ca
+    early     m_early           C    C    C     C      C
+    early     m_aborted         C    C    C     Ca     Ca
+    early     m_aborted_locked  C    C    C     C      C
+    ended     none              .    C    C     C      C
+    late      early             .    Cc   Cc    Cc     Cc
+    aborted   none              A    A    A     A      A
+    killed    none              A    A    A     A      A
+    late-     early             .    A    A     A      A
+    running   early             .    .    .     .      .
+    mine      none              .    .    .     .      .
+    mine      lock_early        .    .    .     .      .
+    mine      me_now            .    .    .     .      .
+    mine      mysub-            a    a    a     a      a
+    mine      m_mysub-          .    .    .     .      .
+    minenow   mysub-            .    a    a     .      a
+    early+    none              .    .    .     .      .
+    frozen    ended             .    c    c     c      c
+";
+
 fn rows(table: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
     table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).filter(|cells| !cells.is_empty()).skip(1)
 }
@@ -270,19 +308,24 @@ fn plain(visible: bool) -> &'static str {
 
 /// The answers of all rules in the tables' words, and all their hints together.
 fn answers(h: &Header, world: &World) -> (Vec<&'static str>, u16) {
-    let (lsn, mut hints) = (Lsn(1), 0);
-    let mvcc = plain(satisfies_mvcc(h, &snapshot(), world, lsn, &mut hints));
-    let own = plain(satisfies_self(h, world, lsn, &mut hints));
+    let (answers, hints) = answers_and_hints(h, world);
+    (answers, hints.into_iter().fold(0, |all, hints| all | hints))
+}
+
+fn answers_and_hints(h: &Header, world: &World) -> (Vec<&'static str>, [u16; 5]) {
+    let (lsn, mut hints) = (Lsn(1), [0; 5]);
+    let mvcc = plain(satisfies_mvcc(h, &snapshot(), world, lsn, &mut hints[0]));
+    let own = plain(satisfies_self(h, world, lsn, &mut hints[1]));
 
     let mut info = DirtyInfo { xmin: 77, xmax: 77, speculative_token: 77 };
-    let dirty = match satisfies_dirty(h, world, lsn, &mut hints, &mut info) {
+    let dirty = match satisfies_dirty(h, world, lsn, &mut hints[2], &mut info) {
         visible if info == DirtyInfo::default() => plain(visible),
         true if info == (DirtyInfo { xmin: h.xmin, ..DirtyInfo::default() }) => "i",
         true if info == (DirtyInfo { xmax: update_xid(h, world), ..DirtyInfo::default() }) => "d",
         _ => "wrong report",
     };
 
-    let update = match satisfies_update(h, OWN, CURCID, world, lsn, &mut hints) {
+    let update = match satisfies_update(h, OWN, CURCID, world, lsn, &mut hints[3]) {
         TmResult::Ok => "O",
         TmResult::Invisible => "I",
         TmResult::SelfModified => "S",
@@ -292,7 +335,7 @@ fn answers(h: &Header, world: &World) -> (Vec<&'static str>, u16) {
     };
 
     let mut dead_after = 77;
-    let vacuum = match (satisfies_vacuum_horizon(h, world, lsn, &mut hints, &mut dead_after), dead_after) {
+    let vacuum = match (satisfies_vacuum_horizon(h, world, lsn, &mut hints[4], &mut dead_after), dead_after) {
         (TupleState::Live, 0) => "L",
         (TupleState::Dead, 0) => "X",
         (TupleState::InsertInProgress, 0) => "I",
@@ -323,6 +366,19 @@ fn hints_change_no_answer() {
         let (found, again) = answers(&header, &world);
         assert_eq!(found, expected, "{name} with hints {hints:04x}");
         assert_eq!(again & !header.infomask, 0, "{name}: all that can be learnt is learnt at once");
+    }
+}
+
+#[test]
+fn what_is_learnt_is_hinted() {
+    let bits = [('C', HEAP_XMIN_COMMITTED), ('A', HEAP_XMIN_INVALID), ('c', HEAP_XMAX_COMMITTED), ('a', HEAP_XMAX_INVALID)];
+    for row in rows(HINTS) {
+        let mut header = with_inserter(row[0]);
+        add_xmax(&mut header, row[1]);
+        let (_, hints) = answers_and_hints(&header, &world(true));
+        let found = hints.map(|hints| bits.iter().filter(|(_, bit)| hints & bit != 0).map(|(name, _)| name).collect::<String>());
+        let expected: Vec<&str> = row[2..].iter().map(|cell| cell.trim_matches('.')).collect();
+        assert_eq!(found.to_vec(), expected, "inserter {}, xmax {}", row[0], row[1]);
     }
 }
 
@@ -403,6 +459,14 @@ fn a_horizon_decides_on_the_recently_dead() {
         let dead = expected[4] == "X" || expected[4] == "R" && header.infomask & HEAP_XMAX_IS_MULTI == 0;
         assert_eq!(is_surely_dead(&header, |_| true), dead, "{name}");
     }
+}
+
+#[test]
+fn a_multixact_is_never_surely_dead() {
+    let mut header = with_inserter("early+");
+    add_xmax(&mut header, "m_early");
+    header.infomask |= HEAP_XMAX_COMMITTED;
+    assert!(!is_surely_dead(&header, |_| true), "its number is no xid to compare");
 }
 
 #[test]
