@@ -1,5 +1,7 @@
 //! Deletes a row version, after whoever changes or locks it has ended.
 
+#![allow(non_upper_case_globals, reason = "constants in patterns have Postgres' names")]
+
 use kalamdb_engine::ids::Tid;
 use kalamdb_engine::page::ALL_VISIBLE;
 use kalamdb_engine::page::infomask::*;
@@ -63,7 +65,7 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             if header.infomask & HEAP_XMAX_IS_MULTI != 0 {
                 let multi = header.xmax as u32;
                 let conflict = multi_conflict(multi, header.infomask, LockTupleExclusive);
-                if conflict.conflicts {
+                if conflict.must_wait {
                     drop(row);
                     if !conflict.current_is_member {
                         lock.acquire(LockWaitBlock);

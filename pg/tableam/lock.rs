@@ -1,5 +1,7 @@
 //! Locks a row version for the executor: SELECT FOR UPDATE and its kin, EvalPlanQual, ON CONFLICT, foreign keys.
 
+#![allow(non_upper_case_globals, reason = "constants in patterns have Postgres' names")]
+
 use kalamdb_engine::ids::{Tid, Xid};
 use kalamdb_engine::page::Header;
 use kalamdb_engine::page::infomask::*;
@@ -87,9 +89,8 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                 }
             }
             *tid = item_pointer(target);
-            if outcome.state == pg_sys::TM_Result::TM_Ok {
-                store_row(rel, &storage, target, slot, &request.waiter);
-            }
+            // Also a version that could not be locked is shown: ON CONFLICT looks at who made it.
+            store_row(rel, &storage, target, slot, &request.waiter);
             return outcome.state;
         }
     }

@@ -8,9 +8,6 @@ unsafe extern "C-unwind" {
     /// Whether `xid` is the current transaction or one of its live subtransactions. Never raises.
     #[link_name = "TransactionIdIsCurrentTransactionId"]
     pub fn transaction_id_is_current(xid: pg_sys::TransactionId) -> bool;
-    /// The insert position of the log. Never raises.
-    #[link_name = "GetXLogInsertRecPtr"]
-    pub fn log_insert_position() -> pg_sys::XLogRecPtr;
     /// The commit record's position of a transaction known to have committed. Never raises for cached groups.
     #[link_name = "TransactionIdGetCommitLSN"]
     pub fn commit_lsn(xid: pg_sys::TransactionId) -> pg_sys::XLogRecPtr;
@@ -20,6 +17,7 @@ unsafe extern "C-unwind" {
 }
 
 /// Declares functions of Postgres' predicate lock manager, multixacts and datums, guarded like pgrx' own bindings.
+#[allow(non_snake_case, reason = "the names are Postgres'")]
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" {
     pub fn CheckForSerializableConflictOutNeeded(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> bool;

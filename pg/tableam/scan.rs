@@ -63,16 +63,6 @@ impl Scan {
         unsafe { &mut *scan.cast::<Scan>() }
     }
 
-    /// The table.
-    pub fn rel(&self) -> pg_sys::Relation {
-        self.base.rs_rd
-    }
-
-    /// Its storage.
-    pub fn storage(&self) -> &Storage {
-        &self.storage
-    }
-
     /// One more than the last block of the scan.
     pub fn end(&self) -> u32 {
         self.end

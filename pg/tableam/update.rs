@@ -3,6 +3,8 @@
 //! A new version whose indexed columns did not change is heap-only: indexes go on pointing to the chain's root. When the new
 //! version needs another page or has large values to move out, the old one is locked first, as the latch is given up meanwhile.
 
+#![allow(non_upper_case_globals, reason = "constants in patterns have Postgres' names")]
+
 use kalamdb_engine::cache::LatchedPage;
 use kalamdb_engine::ids::{Tid, Xid};
 use kalamdb_engine::page::infomask::*;
@@ -67,16 +69,11 @@ pub unsafe extern "C-unwind" fn tuple_update(
             cid,
         };
         let columns = IndexedColumns::of(rel);
-        let mut should_free = false;
-        let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
-        (*tuple).t_tableOid = (*rel).rd_id;
-        (*slot).tts_tableOid = (*rel).rd_id;
-        let mut new = NewTuple { tuple };
+        let mut new = NewTuple::unmoved(rel, slot);
         let updated = update.run(&columns, &mut new, crosscheck, wait, &mut *lock_mode);
         match updated {
             Ok((new_tid, heap_only)) => {
                 (*slot).tts_tid = item_pointer(new_tid);
-                (*tuple).t_self = (*slot).tts_tid;
                 *update_indexes = !heap_only;
                 pg_sys::pgstat_count_heap_update(rel, heap_only);
                 pg_sys::TM_Result::TM_Ok
@@ -163,7 +160,7 @@ impl Update {
         let header = &row.header;
         if header.infomask & HEAP_XMAX_IS_MULTI != 0 {
             let conflict = multi_conflict(header.xmax as u32, header.infomask, mode);
-            if conflict.conflicts {
+            if conflict.must_wait {
                 return Obstacle::Wait { skip_lock: conflict.current_is_member };
             }
             if is_locked_only(header.infomask) {
@@ -199,7 +196,7 @@ impl Update {
         drop(row);
         if moves_out {
             // SAFETY: no latch is held; the tuple is the executor's new row.
-            new.tuple = unsafe { values::move_out(self.rel, &self.storage, new.tuple) };
+            unsafe { new.move_out(self.rel, &self.storage) };
         }
         loop {
             let row = LatchedRow::find(&self.storage, self.tid, self.cid, &self.waiter)
@@ -282,6 +279,8 @@ impl Update {
                 record.flags(0, ALL_VISIBLE);
             }
         });
+        // SAFETY: the slot holds the new row until the callback returns.
+        unsafe { new.show(&fresh, new_tid) };
         (new_tid, heap_only)
     }
 
@@ -330,6 +329,8 @@ impl Update {
                 new_tid
             },
         );
+        // SAFETY: as above.
+        unsafe { new.show(&fresh, new_tid) };
         Some((new_tid, false))
     }
 
