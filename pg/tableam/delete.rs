@@ -19,6 +19,7 @@ use super::status::{current_xid, narrow};
 use super::storage::Storage;
 use crate::error::{SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
+use crate::wal;
 
 /// The block number in the forward pointer of a row that an update moved to another partition.
 const MOVED_BLOCK: u32 = u32::MAX;
@@ -46,6 +47,7 @@ pub unsafe extern "C-unwind" fn tuple_delete(
     refuse_in_parallel_mode("delete");
     let storage = Storage::of(rel);
     let waiter = BackendWait::new(storage.cache);
+    wal::wait_for_room(storage.cache);
     let xid = current_xid();
     // SAFETY: the executor passes a valid TID and failure struct.
     let tid = unsafe { tid_of(&*tid) };

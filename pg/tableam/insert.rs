@@ -16,6 +16,7 @@ use super::storage::Storage;
 use super::values;
 use crate::error::{OrRaise, raise};
 use crate::ffi::interrupts::BackendWait;
+use crate::wal;
 
 /// Bits of the masks that say something of transactions and not of attributes.
 const XACT_MASK: u16 = 0xFFF0;
@@ -161,10 +162,17 @@ fn refuse_parallel() {
 }
 
 /// Stores the row of a slot; the slot gets the new TID.
-unsafe fn insert_row(rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot, cid: u32, options: i32, speculative_token: Option<u32>) {
+unsafe fn insert_row(
+    rel: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    cid: u32,
+    options: i32,
+    speculative_token: Option<u32>,
+) {
     refuse_parallel();
     let storage = Storage::of(rel);
     let wait = BackendWait::new(storage.cache);
+    wal::wait_for_room(storage.cache);
     let xid = current_xid();
     // SAFETY: the executor passes an open relation and a slot with a row of it.
     unsafe {
@@ -265,14 +273,14 @@ pub unsafe extern "C-unwind" fn multi_insert(
     refuse_parallel();
     let storage = Storage::of(rel);
     let wait = BackendWait::new(storage.cache);
+    wal::wait_for_room(storage.cache);
     let xid = current_xid();
     let frozen = options & pg_sys::TABLE_INSERT_FROZEN as i32 != 0;
     let reserve = reserve_for_updates(rel);
     // SAFETY: the caller passes `count` slots with rows of the relation.
     unsafe {
         let slots = std::slice::from_raw_parts(slots, count.max(0) as usize);
-        let rows: Vec<NewTuple> =
-            slots.iter().map(|slot| NewTuple::from_slot(rel, &storage, *slot)).collect();
+        let rows: Vec<NewTuple> = slots.iter().map(|slot| NewTuple::from_slot(rel, &storage, *slot)).collect();
         raw::CheckForSerializableConflictIn(rel, std::ptr::null_mut(), pg_sys::InvalidBlockNumber);
         let mut done = 0;
         while done < rows.len() {

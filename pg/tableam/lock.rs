@@ -116,8 +116,7 @@ impl Request {
         unsafe {
             (*failure).ctid = item_pointer(header.ctid);
             (*failure).xmax = narrow(kalamdb_engine::visibility::update_xid(header, &PostgresStatus));
-            (*failure).cmax =
-                if state == pg_sys::TM_Result::TM_SelfModified { header.cmax } else { pg_sys::InvalidCommandId };
+            (*failure).cmax = if state == pg_sys::TM_Result::TM_SelfModified { header.cmax } else { pg_sys::InvalidCommandId };
         }
     }
 
@@ -164,11 +163,7 @@ impl Request {
             }
         }
         if self.may_share(&header) {
-            if self.mode == LockTupleKeyShare
-                && self.follow_updates
-                && !is_locked_only(header.infomask)
-                && header.ctid != tid
-            {
+            if self.mode == LockTupleKeyShare && self.follow_updates && !is_locked_only(header.infomask) && header.ctid != tid {
                 let followed = self.lock_successors(&header);
                 if followed != pg_sys::TM_Result::TM_Ok {
                     return Step::Done(followed);
@@ -305,7 +300,9 @@ impl Request {
         failure: *mut pg_sys::TM_FailureData,
     ) -> Next {
         if header.ctid.offset == MOVED_PARTITIONS_OFFSET {
-            raise(SqlError::serialization_failure("tuple to be locked was already moved to another partition due to concurrent update"));
+            raise(SqlError::serialization_failure(
+                "tuple to be locked was already moved to another partition due to concurrent update",
+            ));
         }
         let mut next = header.ctid;
         // SAFETY: the executor's struct.
@@ -429,7 +426,10 @@ impl Request {
             return ok;
         }
         let xmin = header.effective_xmin();
-        let aborted = xmin != 2 && !PostgresStatus.is_current(xmin) && !PostgresStatus.in_progress(xmin) && !PostgresStatus.did_commit(xmin);
+        let aborted = xmin != 2
+            && !PostgresStatus.is_current(xmin)
+            && !PostgresStatus.in_progress(xmin)
+            && !PostgresStatus.did_commit(xmin);
         if aborted {
             return ok;
         }

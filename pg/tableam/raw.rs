@@ -2,6 +2,8 @@
 //!
 //! The unguarded ones never raise an error, so that no Rust frame is jumped over.
 
+#![allow(non_snake_case, reason = "the names are Postgres'")]
+
 use pgrx::pg_sys;
 
 unsafe extern "C-unwind" {
@@ -17,7 +19,6 @@ unsafe extern "C-unwind" {
 }
 
 /// Declares functions of Postgres' predicate lock manager, multixacts and datums, guarded like pgrx' own bindings.
-#[allow(non_snake_case, reason = "the names are Postgres'")]
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" {
     pub fn CheckForSerializableConflictOutNeeded(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> bool;

@@ -168,15 +168,13 @@ pub fn add_holder(old: &Header, xid: Xid, mode: LockTupleMode::Type, is_update: 
     if old.infomask & HEAP_XMAX_IS_MULTI != 0 {
         let multi = old.xmax as u32;
         let lock_only = is_locked_only(old.infomask);
-        let over = !status.multi_running(multi, lock_only)
-            && (lock_only || !status.did_commit(status.multi_update_xid(multi)));
+        let over = !status.multi_running(multi, lock_only) && (lock_only || !status.did_commit(status.multi_update_xid(multi)));
         if over {
             return sole_holder(xid, mode, is_update);
         }
         // SAFETY: the multixact is of this cluster; errors unwind through the guard.
-        let expanded = unsafe {
-            pg_sys::MultiXactIdExpand(pg_sys::MultiXactId::from(multi), narrow(xid), member_status(mode, is_update))
-        };
+        let expanded =
+            unsafe { pg_sys::MultiXactIdExpand(pg_sys::MultiXactId::from(multi), narrow(xid), member_status(mode, is_update)) };
         return from_multi(expanded);
     }
     let in_progress = old.infomask & HEAP_XMAX_COMMITTED == 0 && (status.is_current(old.xmax) || status.in_progress(old.xmax));

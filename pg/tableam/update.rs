@@ -31,6 +31,7 @@ use super::storage::Storage;
 use super::values;
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
+use crate::wal;
 
 /// An update on its way: what does not change while it waits.
 struct Update {
@@ -58,16 +59,11 @@ pub unsafe extern "C-unwind" fn tuple_update(
 ) -> pg_sys::TM_Result::Type {
     refuse_in_parallel_mode("update");
     let storage = Storage::of(rel);
+    wal::wait_for_room(storage.cache);
     // SAFETY: the executor passes a valid TID, a slot with the new row and its result structs.
     unsafe {
-        let update = Update {
-            rel,
-            storage,
-            waiter: BackendWait::new(storage.cache),
-            tid: tid_of(&*tid),
-            xid: current_xid(),
-            cid,
-        };
+        let update =
+            Update { rel, storage, waiter: BackendWait::new(storage.cache), tid: tid_of(&*tid), xid: current_xid(), cid };
         let columns = IndexedColumns::of(rel);
         let mut new = NewTuple::unmoved(rel, slot);
         let updated = update.run(&columns, &mut new, crosscheck, wait, &mut *lock_mode);
@@ -287,8 +283,7 @@ impl Update {
     /// Puts the new version into another page; nothing when that page filled up before both were latched.
     fn store_in_other_page(&self, new: &NewTuple, mode: LockTupleMode::Type, carried: Carried) -> Option<(Tid, bool)> {
         let reserve = super::space::reserve_for_updates(self.rel);
-        let candidate =
-            page_with_room(&self.storage, new.version_len(), reserve, Some(self.tid.block), &self.waiter).or_raise();
+        let candidate = page_with_room(&self.storage, new.version_len(), reserve, Some(self.tid.block), &self.waiter).or_raise();
         let block = candidate.key().page.as_block().expect("rows are stored in blocks");
         let (mut row, mut other) = self.latch_both(candidate, block);
         let unused = other.page().kind() == PageKind::Unused;
