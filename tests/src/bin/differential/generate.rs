@@ -22,6 +22,8 @@ struct Table {
     columns: Vec<Column>,
     indexes: Vec<String>,
     keyed: bool,
+    /// Something besides the key is, or once was, unique.
+    unique: bool,
 }
 
 /// What the generator believes to exist. It may be wrong after an error: then statements fail on both sides alike.
@@ -166,19 +168,23 @@ impl Generator {
         let mut tables = self.tables.clone();
         if !tables.is_empty() && rng.random_ratio(1, 4) {
             let source = self.table(rng).clone();
-            tables.push(Table { name: name.clone(), indexes: Vec::new(), keyed: false, ..source.clone() });
+            tables.push(Table { name: name.clone(), indexes: Vec::new(), keyed: false, unique: false, ..source.clone() });
             let text = format!("CREATE TABLE {name} AS SELECT * FROM {} WHERE {}", source.name, predicate(rng, &source));
             return Generated { statement: Statement::sql(text), touches: Some(name), after: After::Tables(tables) };
         }
         let keyed = rng.random_ratio(5, 6);
         let columns: Vec<Column> =
             (0..rng.random_range(1..7)).map(|number| Column { name: format!("c{number}"), kind: Kind::random(rng) }).collect();
+        let mut unique = false;
         let mut definitions = vec![format!("id int{}", if keyed { " PRIMARY KEY" } else { "" })];
         for column in &columns {
             let extra = match rng.random_range(0..20) {
                 0 => " NOT NULL".to_string(),
                 1 => format!(" DEFAULT {}", values::short_value(rng, column.kind)),
-                2 if !column.kind.is_long() => " UNIQUE".to_string(),
+                2 if !column.kind.is_long() => {
+                    unique = true;
+                    " UNIQUE".to_string()
+                }
                 3 if column.kind.is_number() => format!(" CHECK ({} < 35)", column.name),
                 _ => String::new(),
             };
@@ -187,7 +193,7 @@ impl Generator {
         if rng.random_ratio(1, 6) {
             definitions.push("generated int GENERATED ALWAYS AS (id * 2) STORED".into());
         }
-        tables.push(Table { name: name.clone(), columns, indexes: Vec::new(), keyed });
+        tables.push(Table { name: name.clone(), columns, indexes: Vec::new(), keyed, unique });
         let text = format!("CREATE TABLE {name} ({})", definitions.join(", "));
         Generated { statement: Statement::sql(text), touches: Some(name), after: After::Tables(tables) }
     }
@@ -268,20 +274,19 @@ impl Generator {
             let (from, to) = (key(rng), key(rng));
             return changing(&table, |name| format!("UPDATE {name} SET id = {to} WHERE id = {from}"));
         }
-        let many = rng.random_range(1..=2.min(table.columns.len()));
-        let set: Vec<String> = table
-            .columns
-            .choose_multiple(rng, many)
+        let filter = predicate(rng, &table);
+        // Where several rows change, their order must not decide which of two errors comes first, or whether a unique value is met.
+        let one_row = table.keyed && filter.starts_with("id = ");
+        let many = if one_row { rng.random_range(1..=2.min(table.columns.len())) } else { 1 };
+        let columns: Vec<&Column> = table.columns.choose_multiple(rng, many).collect();
+        let set: Vec<String> = columns
+            .iter()
             .map(|column| {
-                let new = if column.kind.is_number() && rng.random_ratio(1, 3) {
-                    format!("{} + 1", column.name)
-                } else {
-                    values::value(rng, column.kind)
-                };
+                let increment = column.kind.is_number() && (one_row || !table.unique) && rng.random_ratio(1, 3);
+                let new = if increment { format!("{} + 1", column.name) } else { values::value(rng, column.kind) };
                 format!("{} = {new}", column.name)
             })
             .collect();
-        let filter = predicate(rng, &table);
         let returning = if rng.random_ratio(1, 5) { " RETURNING *" } else { "" };
         changing(&table, |name| format!("UPDATE {name} SET {} WHERE {filter}{returning}", set.join(", ")))
     }
@@ -384,6 +389,7 @@ impl Generator {
             _ => format!("CREATE INDEX {name} ON {} (({key_column}))", table.name),
         };
         tables[position].indexes.push(name);
+        tables[position].unique |= text.contains("UNIQUE");
         Generated { statement: Statement::sql(text), touches: Some(table.name), after: After::Tables(tables) }
     }
 

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::pair::{self, Outcome, Statement};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const KEYS: i32 = 12;
+const KEYS: i32 = 7;
 
 /// A session that runs its statements in a thread of its own, so that it may wait for a lock.
 struct Session {
@@ -70,7 +70,7 @@ impl Interleaving {
             client.batch_execute(
                 "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, tag text UNIQUE, body text);
                  CREATE INDEX ON t (n);
-                 INSERT INTO t SELECT i, i % 4, 'tag ' || i, 'x' FROM generate_series(1, 8) i",
+                 INSERT INTO t SELECT i, i % 4, 'tag ' || i, 'x' FROM generate_series(1, 5) i",
             )?;
         }
         let twin = || -> Result<Twin> {

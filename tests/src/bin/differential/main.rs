@@ -20,8 +20,9 @@ use generate::Generator;
 use interleave::Interleaving;
 use pair::{Agreed, Pair};
 
-const USAGE: &str = "differential [--seed S] [--runs N] [--steps N] [--sessions 1|2|both] [--strict] [--self-test]
+const USAGE: &str = "differential [--seed S] [--runs N] [--steps N] [--sessions 1|2|both] [--strict] [--disturb] [--self-test]
 each run has its own seed (S, S+1, ...); --strict: 0A000 from the access method is a failure
+--disturb: tables of our side get another physical order, to show with AM=heap that the comparison does not depend on it
 environment: AM (kalam_shared), PRELOAD (kalamdb), PG_BIN or PG_CONFIG, KALAM_SERVER_DIR, KALAM_SERVER_USER";
 
 struct Options {
@@ -31,27 +32,30 @@ struct Options {
     single: bool,
     double: bool,
     strict: bool,
+    disturb: bool,
     self_test: bool,
 }
 
 fn main() -> ExitCode {
-    let outcome = Args::from_env(&["seed", "runs", "steps", "sessions"], &["strict", "self-test", "help"]).and_then(|args| {
-        if args.flag("help") {
-            println!("{USAGE}");
-            return Ok(());
-        }
-        let sessions = args.text("sessions").unwrap_or("both").to_string();
-        ensure!(["1", "2", "both"].contains(&sessions.as_str()), "--sessions is 1, 2 or both");
-        run(&Options {
-            seed: args.get("seed", 1)?,
-            runs: args.get("runs", 10)?,
-            steps: args.get("steps", 1000)?,
-            single: sessions != "2",
-            double: sessions != "1",
-            strict: args.flag("strict"),
-            self_test: args.flag("self-test"),
-        })
-    });
+    let outcome =
+        Args::from_env(&["seed", "runs", "steps", "sessions"], &["strict", "disturb", "self-test", "help"]).and_then(|args| {
+            if args.flag("help") {
+                println!("{USAGE}");
+                return Ok(());
+            }
+            let sessions = args.text("sessions").unwrap_or("both").to_string();
+            ensure!(["1", "2", "both"].contains(&sessions.as_str()), "--sessions is 1, 2 or both");
+            run(&Options {
+                seed: args.get("seed", 1)?,
+                runs: args.get("runs", 10)?,
+                steps: args.get("steps", 1000)?,
+                single: sessions != "2",
+                double: sessions != "1",
+                strict: args.flag("strict"),
+                disturb: args.flag("disturb"),
+                self_test: args.flag("self-test"),
+            })
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -152,6 +156,9 @@ fn one_session(pair: &mut Pair, options: &Options, seed: u64, totals: &mut Total
                 }
             }
         }
+        if options.disturb && step % 7 == 0 && !generator.in_transaction() {
+            disturb(pair, &generator)?;
+        }
         if options.self_test && step > 100 && damage(pair, &generator)? {
             return Ok(());
         }
@@ -185,6 +192,19 @@ fn compare_everything(pair: &mut Pair, generator: &Generator) -> Result<()> {
         pair.run_anyway(setting)?;
         for table in generator.table_names() {
             pair.compare_table(&table)?;
+        }
+    }
+    Ok(())
+}
+
+/// Rows of our side alone move: updated in place of themselves, vacuumed, and new ones placed on pages that are left nearly empty.
+fn disturb(pair: &mut Pair, generator: &Generator) -> Result<()> {
+    for table in generator.table_names() {
+        let moves = format!(
+            "SET synchronize_seqscans = off; ALTER TABLE {table} SET (fillfactor = 20); UPDATE {table} SET id = id WHERE id % 2 = 0"
+        );
+        for statement in [moves, format!("VACUUM {table}")] {
+            pair.run_on_ours_only(&statement)?;
         }
     }
     Ok(())
