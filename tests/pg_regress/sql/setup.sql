@@ -1,0 +1,88 @@
+-- Helpers that the other tests share. Runs first and alone.
+CREATE EXTENSION IF NOT EXISTS amcheck;
+
+-- Does the plan of a query contain a node of this kind? Lets a test state that
+-- it really exercised, say, an index scan without printing a plan.
+CREATE FUNCTION plan_has(query text, node text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || query LOOP
+        IF line LIKE '%' || node || '%' THEN
+            RETURN true;
+        END IF;
+    END LOOP;
+    RETURN false;
+END $$;
+
+-- Deterministic text that compression cannot shrink much.
+CREATE FUNCTION noise(seed int, length int) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT coalesce(left(string_agg(md5(seed || ':' || i), '' ORDER BY i), length), '')
+    FROM generate_series(1, (length + 31) / 32) AS i
+$$;
+
+-- A fingerprint of a table's rows that does not depend on their order.
+CREATE FUNCTION fingerprint(relation regclass, OUT rows bigint, OUT md5 text)
+LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('SELECT count(*), md5(coalesce(string_agg(md5(r::text), '''' ORDER BY md5(r::text) COLLATE "C"), '''')) FROM %s AS r', relation)
+    INTO rows, md5;
+END $$;
+
+-- Every row has its entry in every btree index of the table and the indexes
+-- are structurally sound. Raises an error otherwise; returns the number of
+-- indexes that were checked.
+CREATE FUNCTION check_indexes(relation regclass) RETURNS int
+LANGUAGE plpgsql AS $$
+DECLARE
+    index record;
+    checked int := 0;
+BEGIN
+    FOR index IN
+        SELECT i.indexrelid::regclass AS name
+        FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indexrelid
+        JOIN pg_am a ON a.oid = c.relam
+        WHERE i.indrelid = relation AND a.amname = 'btree' AND i.indisvalid
+        ORDER BY i.indexrelid
+    LOOP
+        PERFORM bt_index_parent_check(index.name, true, true);
+        checked := checked + 1;
+    END LOOP;
+    RETURN checked;
+END $$;
+
+-- Runs a statement and says how it ended: 'ok' with the number of rows, or the
+-- SQLSTATE of its error.
+CREATE FUNCTION outcome(statement text) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    touched bigint;
+BEGIN
+    EXECUTE statement;
+    GET DIAGNOSTICS touched = ROW_COUNT;
+    RETURN 'ok ' || touched;
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE;
+END $$;
+
+-- Sets or clears the planner settings so that only one kind of scan is left.
+-- The costs that this gives a plan would make the server compile it.
+CREATE PROCEDURE only_scan(kind text)
+LANGUAGE plpgsql AS $$
+DECLARE
+    one text;
+BEGIN
+    IF kind NOT IN ('seqscan', 'indexscan', 'indexonlyscan', 'bitmapscan', 'tidscan', 'any') THEN
+        RAISE EXCEPTION 'unknown kind of scan %', kind;
+    END IF;
+    SET jit = off;
+    FOREACH one IN ARRAY ARRAY['seqscan', 'indexscan', 'indexonlyscan', 'bitmapscan', 'tidscan'] LOOP
+        PERFORM set_config('enable_' || one,
+            CASE WHEN kind IN (one, 'any')
+                   OR (kind = 'indexonlyscan' AND one = 'indexscan') THEN 'on' ELSE 'off' END,
+            false);
+    END LOOP;
+END $$;
