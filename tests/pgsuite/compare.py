@@ -171,10 +171,10 @@ def normalised(text, sql, keep_order):
     return result
 
 
-def statuses(directory):
+def statuses(log):
     """Which tests ran, in order, and whether pg_regress was content."""
     result = collections.OrderedDict()
-    for line in (directory / "regression.out").read_text(errors="replace").split("\n"):
+    for line in log.read_text(errors="replace").split("\n"):
         found = STATUS.match(line)
         if found:
             result[found.group(1)] = found.group(2) == "ok"
@@ -215,8 +215,8 @@ class Comparison:
         self.other = pathlib.Path(arguments.other) / arguments.suite
         self.sql = pathlib.Path(arguments.source) / "regress" / "sql"
         self.diffs = pathlib.Path(arguments.other) / "diffs" / arguments.suite
-        self.heap_status = statuses(self.heap)
-        self.other_status = statuses(self.other)
+        self.heap_status = statuses(self.heap.with_suffix(".log"))
+        self.other_status = statuses(self.other.with_suffix(".log"))
         self.strict, self.equal, self.reordered, self.different, self.hung = [], [], [], [], []
 
     def read(self, directory, test):
