@@ -1,3 +1,34 @@
-//! x.
+//! The extension's entry: the module's magic block and what happens when a process loads the library.
+
 use pgrx::prelude::*;
+
+mod error;
+mod ffi;
+mod functions;
+mod settings;
+mod shmem;
+mod tableam;
+mod wal;
+mod worker;
+
 pgrx::pg_module_magic!();
+
+/// Called by Postgres once per process that loads the library, or once in the postmaster when it is preloaded.
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    keep_backtraces_out_of_errors();
+    settings::define();
+    shmem::init();
+    worker::start::init();
+    tableam::init();
+}
+
+/// pgrx would put a backtrace into the detail of every error when the server's environment asks for backtraces of panics.
+fn keep_backtraces_out_of_errors() {
+    const VARIABLE: &str = "RUST_LIB_BACKTRACE";
+    if std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: the process has one thread while it loads libraries.
+        unsafe { std::env::set_var(VARIABLE, "0") };
+    }
+}

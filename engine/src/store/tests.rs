@@ -1,0 +1,279 @@
+//! The store keeps what a flush made durable, nothing else, and says what is wrong with a directory.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::cache::RelationFile;
+use crate::ids::{Lsn, PageNumber};
+
+fn small() -> StoreOptions {
+    StoreOptions { write_buffer_bytes: 1 << 20, block_cache_bytes: 1 << 20, ..StoreOptions::default() }
+}
+
+fn open(directory: &Path) -> Store {
+    Store::open(directory, &small()).unwrap()
+}
+
+fn key(storage: u64, page: PageNumber) -> PageKey {
+    PageKey { storage: StorageId(storage), page }
+}
+
+fn put(store: &Store, key: PageKey, image: &[u8]) {
+    let mut batch = store.batch();
+    batch.put_page(key, image);
+    batch.write().unwrap();
+}
+
+fn get(store: &Store, key: PageKey) -> Option<Vec<u8>> {
+    let mut image = Vec::new();
+    store.read_page(key, &mut image).unwrap().then_some(image)
+}
+
+fn mark(lsn: u64) -> DurableMark {
+    DurableMark { lsn: Lsn(lsn), system_identifier: 7_000_000_000_000_000_001, timeline: 3 }
+}
+
+#[test]
+fn flushed_content_survives_a_crash_and_the_rest_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    let file = RelationFile { tablespace: 1663, database: 5, relnumber: 16_384 };
+    let storage = StorageInfo { id: StorageId(9), file, creator_xid: 1 << 40, blocks: 77, next_value: 12 };
+    let pages = [key(9, PageNumber::block(0)), key(9, PageNumber::directory(1)), key(9, PageNumber::overflow(3, 4))];
+    let mut batch = store.batch();
+    for (number, page) in pages.iter().enumerate() {
+        batch.put_page(*page, &[number as u8; 100]);
+    }
+    batch.put_storage(&storage);
+    batch.put_mark(&mark(1000));
+    batch.put_next_storage_id(StorageId(10));
+    batch.write().unwrap();
+    store.flush().unwrap();
+
+    put(&store, pages[0], b"later");
+    let mut batch = store.batch();
+    batch.put_mark(&mark(2000));
+    batch.write().unwrap();
+    assert_eq!(get(&store, pages[0]).unwrap(), b"later");
+    store.link_durable(&dir.path().join("crashed")).unwrap();
+    drop(store);
+
+    let store = open(&dir.path().join("crashed"));
+    assert_eq!(store.mark().unwrap(), Some(mark(1000)));
+    assert_eq!(store.next_storage_id().unwrap(), StorageId(10));
+    assert_eq!(store.storages().unwrap(), [storage]);
+    for (number, page) in pages.iter().enumerate() {
+        assert_eq!(get(&store, *page).unwrap(), [number as u8; 100]);
+    }
+    assert_eq!(get(&store, key(9, PageNumber::block(1))), None);
+}
+
+#[test]
+fn a_new_store_has_no_mark_and_no_storages() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    assert_eq!(store.mark().unwrap(), None);
+    assert_eq!(store.next_storage_id().unwrap(), StorageId(1));
+    assert_eq!(store.storages().unwrap(), []);
+}
+
+#[test]
+fn removing_a_storage_removes_its_pages_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let numbers =
+        [PageNumber::block(0), PageNumber::block(u32::MAX - 1), PageNumber::directory(0), PageNumber::overflow(u32::MAX >> 1, 5)];
+    for storage in [1, 2, 3] {
+        let mut batch = store.batch();
+        batch.put_storage(&StorageInfo { id: StorageId(storage), ..StorageInfo::default() });
+        batch.put_quarantine(key(storage, PageNumber::block(5)));
+        batch.write().unwrap();
+        numbers.iter().for_each(|number| put(&store, key(storage, *number), b"x"));
+    }
+    let mut batch = store.batch();
+    batch.remove_storage(StorageId(2));
+    batch.write().unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    let left: Vec<u64> = store.storages().unwrap().iter().map(|storage| storage.id.0).collect();
+    assert_eq!(left, [1, 3]);
+    assert_eq!(store.quarantine().unwrap(), [1, 3].map(|storage| key(storage, PageNumber::block(5))));
+    for number in numbers {
+        assert_eq!(get(&store, key(2, number)), None);
+        assert!(get(&store, key(1, number)).is_some() && get(&store, key(3, number)).is_some());
+    }
+}
+
+#[test]
+fn storage_bytes_counts_one_storage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut noise = 1u64;
+    let mut image = vec![0; 32_000];
+    for block in 0..100 {
+        for byte in &mut image {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = (noise >> 56) as u8;
+        }
+        put(&store, PageKey::block(StorageId(1), block), &image);
+        if block < 10 {
+            put(&store, PageKey::block(StorageId(2), block), &image);
+        }
+    }
+    store.flush().unwrap();
+    let (large, small) = (store.storage_bytes(StorageId(1)), store.storage_bytes(StorageId(2)));
+    assert!((2_900_000..3_600_000).contains(&large), "{large}");
+    assert!((250_000..500_000).contains(&small), "{small}");
+    assert_eq!(store.storage_bytes(StorageId(3)), 0);
+    store.compact_storage(StorageId(1));
+    assert!((2_900_000..3_600_000).contains(&store.storage_bytes(StorageId(1))));
+    assert!(store.statistics().table_file_bytes >= large);
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut batch = store.batch();
+    batch.put_format_version(FORMAT_VERSION + 1);
+    batch.write().unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let error = Store::open(dir.path(), &small()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.hint().unwrap().contains("later one"));
+}
+
+#[test]
+fn a_store_that_is_open_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _store = open(dir.path());
+    assert_eq!(Store::open(dir.path(), &small()).err().unwrap().kind(), ErrorKind::Unavailable);
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, b"").unwrap();
+    for path in [file.clone(), file.join("below"), dir.path().join("no/parent")] {
+        let error = Store::open(&path, &small()).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::StorageMissing, "{error}");
+        assert!(error.message().contains(path.to_str().unwrap()));
+        assert!(error.detail().is_some() && error.hint().is_some());
+    }
+}
+
+fn table_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "sst")).collect()
+}
+
+#[test]
+fn a_damaged_page_is_named_and_the_others_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let keys: Vec<PageKey> = (0..20).map(|block| PageKey::block(StorageId(4), block)).collect();
+    for page in &keys {
+        put(&store, *page, &[page.page.0 as u8; 30_000]);
+    }
+    store.flush().unwrap();
+    drop(store);
+    let largest = table_files(dir.path()).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&largest).unwrap();
+    bytes[10] ^= 0x40;
+    fs::write(&largest, bytes).unwrap();
+
+    let store = open(dir.path());
+    let mut outcomes = Vec::new();
+    store.read_pages(&keys, |page, image| outcomes.push((page, image.map(|image| image.unwrap().to_vec()))));
+    let (damaged, whole): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, image)| image.is_err());
+    assert!(!damaged.is_empty() && whole.len() > 10);
+    for (page, image) in damaged {
+        let error = image.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.message(), format!("could not read block {} of storage 4", page.page.0));
+        assert!(error.hint().is_some());
+    }
+    for (page, image) in whole {
+        assert_eq!(image.unwrap(), [page.page.0 as u8; 30_000]);
+    }
+}
+
+#[test]
+fn a_missing_table_file_refuses_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, PageKey::block(StorageId(4), 0), b"x");
+    store.flush().unwrap();
+    drop(store);
+    table_files(dir.path()).iter().for_each(|file| fs::remove_file(file).unwrap());
+    let error = Store::open(dir.path(), &small()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::StorageMissing, "{error}");
+}
+
+#[test]
+fn values_of_a_wrong_form_are_errors() {
+    let whole = mark(5).encode();
+    assert_eq!(DurableMark::decode(&whole).unwrap(), mark(5));
+    assert!(DurableMark::decode(&whole[..20]).is_err() && DurableMark::decode(&[]).is_err());
+    assert!(format::decode_storage(StorageId(1), &[1; 29]).is_ok());
+    assert!(format::decode_storage(StorageId(1), &[9; 29]).is_err() && format::decode_storage(StorageId(1), &[1; 28]).is_err());
+    let page = PageKey::block(StorageId(1), 2);
+    assert!(format::decode_page(page, &[]).is_err() && format::decode_page(page, &[2, 0]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Any history of puts, removals, flushes and crashes leaves the state of the last flush at least, in one piece.
+    #[test]
+    fn a_crash_leaves_the_state_of_some_moment_since_the_last_flush(
+        steps in prop::collection::vec((0u8..20, 0u32..6, any::<u8>(), 1usize..20_000), 1..60),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut generation = 0;
+        let mut store = open(&dir.path().join("0"));
+        let mut model = std::collections::BTreeMap::new();
+        // States that a crash may leave: the one of the last flush and everything since.
+        let mut moments = vec![model.clone()];
+        for (action, block, fill, length) in steps {
+            let page = PageKey::block(StorageId(1), block);
+            match action {
+                0 => {
+                    store.flush().unwrap();
+                    moments = vec![model.clone()];
+                }
+                1 => {
+                    generation += 1;
+                    let next = dir.path().join(generation.to_string());
+                    store.link_durable(&next).unwrap();
+                    store = open(&next);
+                    model = (0..6).filter_map(|block| {
+                        let page = PageKey::block(StorageId(1), block);
+                        get(&store, page).map(|image| (page, image))
+                    }).collect();
+                    prop_assert!(moments.contains(&model));
+                    moments = vec![model.clone()];
+                }
+                2 => {
+                    let mut batch = store.batch();
+                    batch.remove_storage(StorageId(1));
+                    batch.write().unwrap();
+                    model.clear();
+                    moments.push(model.clone());
+                }
+                _ => {
+                    put(&store, page, &vec![fill; length]);
+                    model.insert(page, vec![fill; length]);
+                    moments.push(model.clone());
+                }
+            }
+            prop_assert_eq!(get(&store, page), model.get(&page).cloned());
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! What the engine's tests share: a log, a cluster that changes pages as backends do, and a plain model of what the log says.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kalamdb_engine::cache::{Cache, CacheConfig, RelationFile, SharedMemory, StorageInfo, Wait};
+use kalamdb_engine::engine::{Engine, EngineConfig};
+use kalamdb_engine::ids::{Lsn, PageKey, PageNumber, StorageId};
+use kalamdb_engine::log::{Record, RecordBuilder, StorageCreate, apply_group};
+use kalamdb_engine::page::{Header, PAGE_SIZE, Page, PageKind, PageMut, build_version};
+use kalamdb_engine::store::StoreOptions;
+use kalamdb_engine::{Error, ErrorKind, Result};
+
+/// The first position of the tests' log.
+pub const LOG_START: u64 = 1000;
+pub const SYSTEM_IDENTIFIER: u64 = 7_100_200_300_400_500_600;
+
+/// Numbers that look random and repeat with the seed.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound
+    }
+}
+
+/// A log that several processes append to: length, payload, again and again. A record's end is its place in the file.
+pub struct Log {
+    file: File,
+    /// What is inserted and not flushed; none when every insertion goes to the file at once.
+    pending: Option<Mutex<Vec<u8>>>,
+}
+
+impl Log {
+    fn open(path: &Path, pending: Option<Mutex<Vec<u8>>>) -> Log {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap();
+        Log { file, pending }
+    }
+
+    /// A log whose insertions are lost with the process until they are flushed.
+    pub fn buffered(path: &Path) -> Log {
+        Log::open(path, Some(Mutex::new(Vec::new())))
+    }
+
+    /// A log that several processes write.
+    pub fn shared(path: &Path) -> Log {
+        Log::open(path, None)
+    }
+
+    fn written(&self) -> u64 {
+        LOG_START + self.file.metadata().unwrap().len()
+    }
+
+    /// Where the next record begins.
+    pub fn position(&self) -> Lsn {
+        match &self.pending {
+            Some(pending) => {
+                let pending = pending.lock().unwrap();
+                Lsn(self.written() + pending.len() as u64)
+            }
+            None => Lsn(self.written()),
+        }
+    }
+
+    /// Appends a record; returns its end.
+    pub fn insert(&self, payload: &[u8]) -> Lsn {
+        let mut bytes = (payload.len() as u32).to_le_bytes().to_vec();
+        bytes.extend_from_slice(payload);
+        if let Some(pending) = &self.pending {
+            let mut pending = pending.lock().unwrap();
+            pending.extend_from_slice(&bytes);
+            return Lsn(self.written() + pending.len() as u64);
+        }
+        self.file.lock().unwrap();
+        let end = self.written() - LOG_START;
+        self.file.write_all_at(&bytes, end).unwrap();
+        self.file.unlock().unwrap();
+        Lsn(LOG_START + end + bytes.len() as u64)
+    }
+
+    /// Makes everything inserted so far outlive the process; returns up to where.
+    pub fn flush(&self) -> Lsn {
+        if let Some(pending) = &self.pending {
+            let mut pending = pending.lock().unwrap();
+            self.file.write_all_at(&pending, self.written() - LOG_START).unwrap();
+            pending.clear();
+        }
+        Lsn(self.written())
+    }
+
+    /// The records with their ends, those that end after `from`; cuts off a torn one at the end.
+    pub fn records(&self, from: Lsn) -> Vec<(Lsn, Vec<u8>)> {
+        let mut bytes = vec![0; self.file.metadata().unwrap().len() as usize];
+        self.file.read_exact_at(&mut bytes, 0).unwrap();
+        let mut records = Vec::new();
+        let mut at = 0;
+        while let Some(length) = bytes[at..].first_chunk::<4>() {
+            let Some(payload) = bytes[at + 4..].get(..u32::from_le_bytes(*length) as usize) else { break };
+            at += 4 + payload.len();
+            if LOG_START + at as u64 > from.0 {
+                records.push((Lsn(LOG_START + at as u64), payload.to_vec()));
+            }
+        }
+        if self.pending.is_some() && at < bytes.len() {
+            self.file.set_len(at as u64).unwrap();
+        }
+        records
+    }
+
+    /// Forgets what was not flushed, as a crash does.
+    pub fn crash(&self) {
+        self.pending.as_ref().expect("a shared log loses nothing").lock().unwrap().clear();
+    }
+}
+
+/// Waits as a backend does, and serves the engine's wish for a flushed log as the worker's main thread does.
+pub struct MainThread<'a> {
+    pub engine: Option<&'a Engine>,
+    pub log: &'a Log,
+}
+
+impl Wait for MainThread<'_> {
+    fn pause(&self) -> Result<()> {
+        if let Some(engine) = self.engine {
+            if let Some(failure) = engine.failure() {
+                return Err(Error::new(ErrorKind::Unavailable, failure));
+            }
+            serve(engine, self.log);
+        }
+        Ok(())
+    }
+}
+
+/// One round of the worker's main loop.
+pub fn serve(engine: &Engine, log: &Log) {
+    engine.set_insert_position(log.position());
+    if engine.wanted_flush().is_some() {
+        engine.set_flushed(log.flush());
+    }
+}
+
+/// A thread that plays the worker's main loop until it is dropped.
+pub struct Serving {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Serving {
+    pub fn start(engine: &Arc<Engine>, log: &Arc<Log>) -> Serving {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (seen, engine, log) = (Arc::clone(&stop), Arc::clone(engine), Arc::clone(log));
+        let thread = std::thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                serve(&engine, &log);
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        });
+        Serving { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// Gives up after a time in which nothing that works can take.
+pub struct Patience(std::time::Instant);
+
+impl Patience {
+    pub fn new() -> Patience {
+        Patience(std::time::Instant::now())
+    }
+}
+
+impl Wait for Patience {
+    fn pause(&self) -> Result<()> {
+        if self.0.elapsed() > Duration::from_secs(120) {
+            return Err(Error::new(ErrorKind::Cancelled, "waited two minutes"));
+        }
+        Ok(())
+    }
+}
+
+/// The memory of a cache; dropped after it.
+pub struct Memory {
+    memory: SharedMemory,
+    pub cache: Cache,
+}
+
+impl Memory {
+    fn file(path: &Path) -> File {
+        File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    }
+
+    pub fn create(path: &Path, frames: u32) -> Memory {
+        let config = CacheConfig { frames, storages: 64 };
+        let file = Memory::file(path);
+        let bytes = Cache::required_bytes(&config);
+        file.set_len(0).unwrap();
+        file.set_len(bytes as u64).unwrap();
+        let memory = SharedMemory::map(&file, bytes).unwrap();
+        let cache = memory.create_cache(&config).unwrap();
+        Memory { memory, cache }
+    }
+
+    pub fn attach(path: &Path) -> Memory {
+        let file = Memory::file(path);
+        let memory = SharedMemory::map(&file, file.metadata().unwrap().len() as usize).unwrap();
+        let cache = memory.attach_cache().unwrap();
+        Memory { memory, cache }
+    }
+}
+
+/// A directory in memory where there is one: processes die in these tests, machines do not, so syncing only costs time.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+pub fn config(directory: &Path, log: &Log) -> EngineConfig {
+    let mut config = EngineConfig::new(directory.to_owned(), SYSTEM_IDENTIFIER, 1, log.position());
+    config.store = StoreOptions { write_buffer_bytes: 1 << 20, block_cache_bytes: 1 << 20, ..StoreOptions::default() };
+    config.checkpoint_log_bytes = 64 << 10;
+    config
+}
+
+/// Opens the engine and replays what the log has.
+pub fn recover(cache: Cache, config: EngineConfig, log: &Log) -> Result<Engine> {
+    let mut engine = Engine::open(cache, config)?;
+    let mut end = engine.replay_from();
+    for (record_end, payload) in log.records(end) {
+        engine.replay(record_end, &payload, &Patience::new())?;
+        end = record_end;
+    }
+    engine.finish_replay(end)?;
+    Ok(engine)
+}
+
+pub fn relation(number: u64) -> RelationFile {
+    RelationFile { tablespace: 1663, database: 5, relnumber: 20_000 + number as u32 }
+}
+
+/// Makes a storage for a relation's files, as a backend does; returns its id.
+pub fn create_storage(cache: &Cache, log: &Log, file: RelationFile) -> StorageId {
+    let id = cache.header().allocate_storage_id();
+    let storage = StorageInfo { id, file, creator_xid: 700, blocks: 0, next_value: 1 };
+    cache.storages().create(&storage).unwrap();
+    let RelationFile { tablespace, database, relnumber } = file;
+    let mut record = RecordBuilder::new();
+    record.create_storage(&StorageCreate { storage: id, tablespace, database, relnumber, xid: 700 });
+    log.insert(record.bytes());
+    id
+}
+
+fn row(fill: u8, length: usize) -> Vec<u8> {
+    let header = Header { xmin: (1 << 33) + u64::from(fill), infomask2: 1, infomask: 0x0800, ..Header::default() };
+    let mut body = vec![fill; length + 2];
+    body[..2].copy_from_slice(&[24, 0]);
+    let mut version = Vec::new();
+    build_version(&header, &body, &mut version);
+    version
+}
+
+/// Describes adding a row to a page, which starts anew when it is unused or full.
+fn describe_insertion(page: Page<'_>, key: PageKey, random: &mut Random, record: &mut RecordBuilder) {
+    let mut version = row(random.below(200) as u8, random.below(3000) as usize);
+    let mut offset = page.max_offset() + 1;
+    record.page(key);
+    if page.kind() != PageKind::Data || !page.has_room(version.len()) {
+        record.init(PageKind::Data, 0);
+        offset = 1;
+    }
+    // The row's own place is its forward place.
+    let header = kalamdb_engine::page::Version::new(&version).unwrap().header();
+    let block = key.page.as_block().unwrap();
+    let header = Header { ctid: kalamdb_engine::ids::Tid::new(block, offset), ..header };
+    let body = version[38..].to_vec();
+    build_version(&header, &body, &mut version);
+    record.insert(offset, &version);
+}
+
+fn describe_header_change(page: Page<'_>, key: PageKey, random: &mut Random, record: &mut RecordBuilder) {
+    let offset = 1 + random.below(u64::from(page.max_offset())) as u16;
+    let header = page.version(offset).unwrap().header();
+    record.page(key).header(offset, &Header { xmax: random.below(1 << 40), cmax: 3, ..header });
+}
+
+fn describe_overflow(page: Page<'_>, key: PageKey, random: &mut Random, record: &mut RecordBuilder) {
+    record.page(key);
+    if page.kind() == PageKind::Overflow && random.below(3) == 0 {
+        record.free();
+    } else {
+        let payload = vec![random.below(250) as u8; random.below(20_000) as usize];
+        record.overflow(0, 1, payload.len() as u32, &payload);
+    }
+}
+
+/// Does a record to latched pages, in the order every change of a page has.
+fn apply(log: &Log, guards: &mut [kalamdb_engine::cache::ExclusiveGuard<'_>], record: &RecordBuilder) -> Lsn {
+    let position = log.position();
+    guards.iter().for_each(|guard| guard.mark_dirty(position));
+    let end = log.insert(record.bytes());
+    let decoded = Record::decode(record.bytes()).unwrap();
+    for (guard, group) in guards.iter_mut().zip(decoded.groups()) {
+        assert_eq!(guard.key(), group.key);
+        apply_group(&group, end, &mut guard.page_mut()).unwrap();
+    }
+    end
+}
+
+/// One random change of a storage, as a backend makes it; returns the end of its record.
+pub fn random_change(
+    cache: &Cache,
+    log: &Log,
+    id: StorageId,
+    random: &mut Random,
+    most_blocks: u32,
+    wait: &dyn Wait,
+) -> Result<Lsn> {
+    let place = cache.storages().find_id(id).ok_or_else(|| Error::internal("no storage"))?;
+    let descriptor = cache.storages().at(place);
+    let mut record = RecordBuilder::new();
+    let blocks = descriptor.blocks.load(Ordering::SeqCst);
+    if blocks < most_blocks && (blocks < 3 || random.below(4) == 0) {
+        let key = PageKey::block(id, descriptor.blocks.fetch_add(1, Ordering::SeqCst));
+        let pin = cache.create_page(key, wait)?;
+        let guard = pin.exclusive(wait)?;
+        describe_insertion(guard.page(), key, random, &mut record);
+        return Ok(apply(log, &mut [guard], &record));
+    }
+    if random.below(5) == 0 {
+        let value = 1 + random.below(40) as u32;
+        descriptor.next_value.fetch_max(value + 1, Ordering::SeqCst);
+        let key = PageKey { storage: id, page: PageNumber::overflow(value, 0) };
+        let pin = cache.read(key, wait)?;
+        let guard = pin.exclusive(wait)?;
+        describe_overflow(guard.page(), key, random, &mut record);
+        return Ok(apply(log, &mut [guard], &record));
+    }
+    let first = PageKey::block(id, random.below(u64::from(blocks)) as u32);
+    let second = PageKey::block(id, random.below(u64::from(blocks)) as u32);
+    let pin = cache.read(first, wait)?;
+    if first < second && random.below(3) == 0 {
+        let second_pin = cache.read(second, wait)?;
+        let guards = [pin.exclusive(wait)?, second_pin.exclusive(wait)?];
+        describe_insertion(guards[0].page(), first, random, &mut record);
+        describe_insertion(guards[1].page(), second, random, &mut record);
+        let mut guards = guards;
+        return Ok(apply(log, &mut guards, &record));
+    }
+    let guard = pin.exclusive(wait)?;
+    if guard.page().kind() == PageKind::Data && random.below(3) == 0 {
+        describe_header_change(guard.page(), first, random, &mut record);
+    } else {
+        describe_insertion(guard.page(), first, random, &mut record);
+    }
+    Ok(apply(log, &mut [guard], &record))
+}
+
+/// What the log says: the pages and storages after all its records.
+#[derive(Default)]
+pub struct Model {
+    pub pages: BTreeMap<PageKey, Box<[u8; PAGE_SIZE]>>,
+    pub storages: BTreeMap<StorageId, RelationFile>,
+}
+
+impl Model {
+    pub fn of(log: &Log) -> Model {
+        let mut model = Model::default();
+        for (end, payload) in log.records(Lsn(0)) {
+            let record = Record::decode(&payload).unwrap();
+            if let Some(create) = record.create_storage() {
+                let StorageCreate { storage, tablespace, database, relnumber, .. } = create;
+                model.storages.insert(storage, RelationFile { tablespace, database, relnumber });
+            }
+            for group in record.groups() {
+                let page = model.pages.entry(group.key).or_insert_with(|| Box::new([0; PAGE_SIZE]));
+                apply_group(&group, end, &mut PageMut::new(&mut page[..])).unwrap();
+            }
+        }
+        model
+    }
+
+    pub fn forget(&mut self, id: StorageId) {
+        self.storages.remove(&id);
+        self.pages.retain(|key, _| key.storage != id);
+    }
+
+    /// Compares every page and storage with what the cache gives.
+    pub fn check(&self, cache: &Cache, wait: &dyn Wait) {
+        for (id, file) in &self.storages {
+            let place = cache.storages().find(file).unwrap_or_else(|| panic!("storage {id:?} is gone"));
+            assert_eq!(cache.storages().at(place).id(), *id);
+        }
+        for (key, expected) in &self.pages {
+            let pin = cache.read(*key, wait).unwrap();
+            let guard = pin.shared(wait).unwrap();
+            assert_eq!(stored_form(guard.page()), stored_form(Page::new(&expected[..])), "{key:?}");
+            let descriptor = cache.storages().at(cache.storages().find_id(key.storage).unwrap());
+            if let Some(block) = key.page.as_block() {
+                assert!(descriptor.blocks.load(Ordering::SeqCst) > block, "{key:?}");
+            }
+            if let Some((value, _)) = key.page.as_overflow() {
+                assert!(descriptor.next_value.load(Ordering::SeqCst) > value, "{key:?}");
+            }
+        }
+    }
+}
+
+fn stored_form(page: Page<'_>) -> Vec<u8> {
+    let mut form = Vec::new();
+    page.to_compact(&mut form);
+    form
+}

@@ -1,0 +1,146 @@
+//! What differs between versions of Postgres and between processors, under one name each.
+
+use std::ffi::{CStr, CString};
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_sys;
+
+#[cfg(target_arch = "x86_64")]
+type AtomicSpinLock = std::sync::atomic::AtomicU8;
+#[cfg(not(target_arch = "x86_64"))]
+type AtomicSpinLock = std::sync::atomic::AtomicI32;
+
+const _: () = assert!(size_of::<AtomicSpinLock>() == size_of::<pg_sys::slock_t>());
+
+/// Index of AddinShmemInitLock among the built-in lightweight locks; the same in all supported versions.
+const ADDIN_SHMEM_INIT_LOCK: usize = 21;
+
+/// The lock under which extensions find or make their shared memory.
+pub fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
+    // SAFETY: the array is in shared memory from the start of the process and has far more built-in locks.
+    unsafe { &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock }
+}
+
+/// Runs a function of a few instructions under a spinlock of Postgres.
+///
+/// # Safety
+/// `lock` is an initialised spinlock in shared memory, and `run` calls nothing of Postgres.
+pub unsafe fn with_spinlock<R>(lock: *mut pg_sys::slock_t, run: impl FnOnce() -> R) -> R {
+    // SAFETY: a spinlock is one word that is zero when free; Postgres' own code changes it by atomic operations only.
+    let word = unsafe { &*lock.cast::<AtomicSpinLock>() };
+    if word.swap(1, Ordering::Acquire) != 0 {
+        // SAFETY: the contended path of Postgres' own macro.
+        unsafe { pg_sys::s_lock(lock, c"kalamdb".as_ptr(), 0, c"with_spinlock".as_ptr()) };
+    }
+    let result = run();
+    word.store(0, Ordering::Release);
+    result
+}
+
+/// Path of a permanent relation's main fork, relative to the data directory.
+pub fn main_fork_path(database: u32, tablespace: u32, relnumber: u32) -> CString {
+    const NO_BACKEND: i32 = -1;
+    // SAFETY: plain numbers in, a string out.
+    let path = unsafe {
+        pg_sys::GetRelationPath(
+            database.into(),
+            tablespace.into(),
+            relnumber.into(),
+            NO_BACKEND,
+            pg_sys::ForkNumber::MAIN_FORKNUM,
+        )
+    };
+    #[cfg(not(feature = "pg18"))]
+    {
+        // SAFETY: the function returns an allocated string that is freed once copied.
+        unsafe {
+            let copy = CStr::from_ptr(path).to_owned();
+            pg_sys::pfree(path.cast());
+            copy
+        }
+    }
+    #[cfg(feature = "pg18")]
+    {
+        // SAFETY: the string inside the struct ends with a zero byte.
+        unsafe { CStr::from_ptr(path.str_.as_ptr()).to_owned() }
+    }
+}
+
+/// Creates a persistent physical replication slot and acquires it.
+pub fn create_physical_slot(name: &CStr) {
+    let persistent = pg_sys::ReplicationSlotPersistency::RS_PERSISTENT;
+    // SAFETY: the name is copied; errors are raised as ERROR.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pg_sys::ReplicationSlotCreate(name.as_ptr(), false, persistent, false);
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pg_sys::ReplicationSlotCreate(name.as_ptr(), false, persistent, false, false, false);
+    }
+}
+
+/// Acquires a replication slot, or raises ERROR if another process has it.
+pub fn acquire_slot(name: &CStr) {
+    // SAFETY: the name is only read.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::ReplicationSlotAcquire(name.as_ptr(), true);
+        #[cfg(feature = "pg18")]
+        pg_sys::ReplicationSlotAcquire(name.as_ptr(), true, false);
+    }
+}
+
+/// Whether the server gave up the WAL that a slot held.
+pub fn slot_is_invalidated(slot: &pg_sys::ReplicationSlot) -> bool {
+    #[cfg(feature = "pg15")]
+    {
+        slot.data.invalidated_at != 0
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        slot.data.invalidated != pg_sys::ReplicationSlotInvalidationCause::RS_INVAL_NONE
+    }
+}
+
+/// The oldest transaction id whose outcome the commit log still knows, as a full id.
+pub fn oldest_known_xid() -> u64 {
+    // SAFETY: a value of shared memory that only grows; reading an old one is harmless, as it is only a lower bound.
+    let oldest = unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        let oldest = (*pg_sys::ShmemVariableCache).oldestClogXid;
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        let oldest = (*pg_sys::TransamVariables).oldestClogXid;
+        u32::from(oldest)
+    };
+    // SAFETY: reads shared memory under Postgres' own lock.
+    let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+    let distance = (next as u32).wrapping_sub(oldest);
+    next.saturating_sub(u64::from(distance))
+}
+
+/// The columns whose change keeps a new version out of its chain.
+#[cfg(feature = "pg15")]
+pub const ALL_INDEXED_COLUMNS: pg_sys::IndexAttrBitmapKind::Type = pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_ALL;
+/// The columns whose change keeps a new version out of its chain.
+#[cfg(not(feature = "pg15"))]
+pub const ALL_INDEXED_COLUMNS: pg_sys::IndexAttrBitmapKind::Type = pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_HOT_BLOCKING;
+
+/// The next value of a finished sort of single values.
+///
+/// # Safety
+/// `sort` is a performed datum sort of values passed by value.
+pub unsafe fn next_sorted_datum(sort: *mut pg_sys::Tuplesortstate) -> Option<pg_sys::Datum> {
+    let mut value = pg_sys::Datum::from(0);
+    let mut is_null = false;
+    // SAFETY: see above.
+    let found = unsafe {
+        #[cfg(feature = "pg15")]
+        {
+            pg_sys::tuplesort_getdatum(sort, true, &mut value, &mut is_null, std::ptr::null_mut())
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            pg_sys::tuplesort_getdatum(sort, true, false, &mut value, &mut is_null, std::ptr::null_mut())
+        }
+    };
+    found.then_some(value)
+}

@@ -1,0 +1,112 @@
+//! Waits that stay interruptible, and sections that must not be interrupted.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use kalamdb_engine::cache::{Cache, Wait, WorkerState};
+use kalamdb_engine::{Error, ErrorKind, Result};
+use pgrx::pg_sys;
+
+use crate::error::SqlError;
+
+/// How long a backend waits for a worker that is not there before it gives up.
+const WORKER_ABSENCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a backend does while it waits for the engine: serve interrupts, and give up when the engine is gone.
+///
+/// An interrupt may end the statement by unwinding, so whatever is held across the wait must give itself back on drop.
+pub struct BackendWait {
+    cache: Cache,
+    absent_since: Cell<Option<Instant>>,
+}
+
+impl BackendWait {
+    /// A wait for the engine behind a cache.
+    pub fn new(cache: &Cache) -> BackendWait {
+        BackendWait { cache: *cache, absent_since: Cell::new(None) }
+    }
+
+    fn check_worker(&self) -> Result<()> {
+        let header = self.cache.header();
+        match header.worker_state() {
+            WorkerState::Starting | WorkerState::Recovering | WorkerState::Ready => {
+                self.absent_since.set(None);
+                return Ok(());
+            }
+            WorkerState::Failed => {
+                if let Some(failure) = SqlError::from_text(&header.failure()) {
+                    return Err(failure.into());
+                }
+            }
+            WorkerState::Absent | WorkerState::Stopping => {}
+        }
+        let since = self.absent_since.get().unwrap_or_else(|| {
+            let now = Instant::now();
+            self.absent_since.set(Some(now));
+            now
+        });
+        if since.elapsed() < WORKER_ABSENCE_LIMIT {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the KalamDB engine is not running")
+            .with_hint("It is started again by itself; see the server's log if this does not go away."))
+    }
+}
+
+impl Wait for BackendWait {
+    fn pause(&self) -> Result<()> {
+        check_for_interrupts();
+        self.check_worker()
+    }
+}
+
+/// Serves interrupts if there are any: may end the statement or the process.
+#[inline]
+pub fn check_for_interrupts() {
+    // Postgres itself does nothing here while interrupts are held off or a critical section is open.
+    pg_sys::check_for_interrupts!();
+}
+
+/// Holds interrupts off, as taking a lightweight lock does; nests.
+pub fn hold_interrupts() {
+    // SAFETY: the counter belongs to this process' only thread that runs Postgres code.
+    unsafe { pg_sys::InterruptHoldoffCount += 1 };
+}
+
+/// Undoes one [`hold_interrupts`].
+pub fn resume_interrupts() {
+    // SAFETY: as above. Postgres resets the counter to zero when it raises an ERROR, before guards are dropped.
+    unsafe {
+        if pg_sys::InterruptHoldoffCount > 0 {
+            pg_sys::InterruptHoldoffCount -= 1;
+        }
+    }
+}
+
+/// A stretch in which every ERROR becomes a PANIC: from the first change of a shared page to its log record.
+#[must_use = "the section ends when this is dropped"]
+pub struct CriticalSection {
+    // Not Send: the counter belongs to the thread that runs Postgres code.
+    _thread: std::marker::PhantomData<*mut ()>,
+}
+
+impl CriticalSection {
+    /// Opens the section.
+    #[inline]
+    pub fn enter() -> CriticalSection {
+        // SAFETY: the counter belongs to this process' only thread that runs Postgres code.
+        unsafe { pg_sys::CritSectionCount += 1 };
+        CriticalSection { _thread: std::marker::PhantomData }
+    }
+}
+
+impl Drop for CriticalSection {
+    #[inline]
+    fn drop(&mut self) {
+        // A panic inside leaves the page half changed: the section stays open, so that the report that follows is a PANIC.
+        if !std::thread::panicking() {
+            // SAFETY: as in `enter`, which raised the counter.
+            unsafe { pg_sys::CritSectionCount -= 1 };
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Safe faces of raw Postgres: interrupts, critical sections, and what differs between its versions.
+
+pub mod compat;
+pub mod interrupts;
+
+// The macro that guards hand-declared functions of Postgres looks for its helper here.
+pub use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;

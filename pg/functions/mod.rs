@@ -1,0 +1,3 @@
+//! SQL functions, by subject.
+
+mod status;

@@ -1,0 +1,98 @@
+//! What the engine does, and asking it to make everything durable.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use kalamdb_engine::cache::{Cache, Wait, WorkerState, futex, raise};
+use kalamdb_engine::{Error, ErrorKind};
+use pgrx::prelude::*;
+
+use crate::error::{OrRaise, raise as raise_error};
+use crate::ffi::interrupts::BackendWait;
+use crate::shmem::engine_cache;
+
+/// How long a store may refuse writes before a wait for it ends in an error.
+const STORE_FAILURE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Waits until everything that was logged before the call is durable in the store.
+#[pg_extern]
+fn engine_checkpoint() {
+    let cache = engine_cache();
+    let header = cache.header();
+    let ticket = header.checkpoints_wanted.fetch_add(1, Ordering::AcqRel) + 1;
+    raise(&header.main_wake);
+    let wait = BackendWait::new(cache);
+    let mut failing_since = None;
+    loop {
+        let seen = header.state_changed.load(Ordering::Acquire);
+        if header.checkpoints_done.load(Ordering::Acquire) >= ticket {
+            return;
+        }
+        wait.pause().or_raise();
+        if header.store_failing.load(Ordering::Acquire) == 0 {
+            failing_since = None;
+        } else if failing_since.get_or_insert_with(Instant::now).elapsed() > STORE_FAILURE_LIMIT {
+            raise_error(Error::new(ErrorKind::Io, "the KalamDB store takes no writes").with_detail(header.failure()).with_hint(
+                "Changes stay in the write-ahead log meanwhile; the engine goes on by itself once the cause is mended.",
+            ));
+        }
+        futex::wait(&header.state_changed, seen);
+    }
+}
+
+type Statistic = (&'static str, i64, &'static str, &'static str);
+
+/// The engine's counters and positions.
+#[pg_extern]
+fn engine_stats() -> TableIterator<
+    'static,
+    (name!(name, &'static str), name!(value, i64), name!(unit, &'static str), name!(description, &'static str)),
+> {
+    TableIterator::new(statistics(engine_cache()))
+}
+
+fn statistics(cache: &Cache) -> Vec<Statistic> {
+    let header = cache.header();
+    let counters = &header.counters;
+    let (used, _) = cache.occupancy();
+    let clip = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let read = |value: &AtomicU64| clip(value.load(Ordering::Relaxed));
+    let ready = i64::from(header.worker_state() == WorkerState::Ready);
+    vec![
+        ("worker_ready", ready, "0 or 1", "whether the engine worker has replayed the log and serves"),
+        ("worker_pid", header.worker_pid.load(Ordering::Relaxed).into(), "process id", "process of the engine worker"),
+        (
+            "worker_starts",
+            header.generation.load(Ordering::Relaxed).into(),
+            "starts",
+            "starts of the worker since the cache was made",
+        ),
+        ("attached_processes", header.attached.load(Ordering::Relaxed).into(), "processes", "processes that use the page cache"),
+        ("storages", clip(cache.storages().list().len() as u64), "storages", "storages the engine knows"),
+        ("cache_frames", cache.frame_count().into(), "frames", "size of the page cache in frames of 32 KB"),
+        ("cache_frames_used", used.into(), "frames", "frames that hold a page"),
+        (
+            "cache_frames_dirty",
+            header.dirty_frames.load(Ordering::Relaxed).into(),
+            "frames",
+            "frames changed since they were stored",
+        ),
+        ("page_loads", read(&counters.loads), "pages", "pages read from the store"),
+        ("page_creates", read(&counters.creates), "pages", "pages made anew"),
+        ("page_evictions", read(&counters.evictions), "pages", "unchanged pages dropped for others"),
+        ("page_writebacks", read(&counters.writebacks), "pages", "changed pages written to the store"),
+        ("writeback_bytes", read(&counters.writeback_bytes), "bytes", "bytes of those pages before compression"),
+        ("clean_waits", read(&counters.clean_waits), "waits", "waits for a frame because all were changed or in use"),
+        ("checkpoints", read(&counters.checkpoints), "checkpoints", "checkpoints of the store"),
+        ("replayed_records", read(&counters.replayed), "records", "log records replayed"),
+        (
+            "store_failing",
+            header.store_failing.load(Ordering::Relaxed).into(),
+            "0 or 1",
+            "whether the store refuses writes at the moment",
+        ),
+        ("insert_lsn", read(&header.insert_lsn), "byte position", "end of the write-ahead log as the worker last saw it"),
+        ("flushed_lsn", read(&header.flushed_lsn), "byte position", "end of the flushed log as the worker last saw it"),
+        ("durable_lsn", read(&header.durable_lsn), "byte position", "everything before it is durable in the store"),
+    ]
+}

@@ -1,0 +1,53 @@
+//! Keeps the executor from prefetching blocks of our tables through their empty files.
+//!
+//! A bitmap scan prefetches through the relation's main fork, which has no blocks: at best that is wasted, and from block
+//! 131,072 on it fails, as that block would lie in another file segment.
+
+use pgrx::{pg_guard, pg_sys};
+
+static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
+
+/// Installs the hook; once per process.
+pub fn init() {
+    // SAFETY: hooks are chained while the library is loaded, by the process' only thread.
+    unsafe {
+        PREVIOUS = pg_sys::ExecutorStart_hook;
+        pg_sys::ExecutorStart_hook = Some(executor_start);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: std::ffi::c_int) {
+    // SAFETY: the hook gets what the executor gets.
+    unsafe {
+        match PREVIOUS {
+            Some(previous) => previous(query, flags),
+            None => pg_sys::standard_ExecutorStart(query, flags),
+        }
+        if !(*query).planstate.is_null() {
+            visit((*query).planstate, std::ptr::null_mut());
+            let subplans = (*(*query).estate).es_subplanstates;
+            let count = if subplans.is_null() { 0 } else { (*subplans).length as usize };
+            for place in 0..count {
+                let state = (*(*subplans).elements.add(place)).ptr_value.cast::<pg_sys::PlanState>();
+                if !state.is_null() {
+                    visit(state, std::ptr::null_mut());
+                }
+            }
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn visit(state: *mut pg_sys::PlanState, context: *mut std::ffi::c_void) -> bool {
+    // SAFETY: the walker passes nodes of the executor's tree.
+    unsafe {
+        if (*state).type_ == pg_sys::NodeTag::T_BitmapHeapScanState {
+            let bitmap = state.cast::<pg_sys::BitmapHeapScanState>();
+            let rel = (*bitmap).ss.ss_currentRelation;
+            if !rel.is_null() && std::ptr::eq((*rel).rd_tableam, super::routine()) {
+                (*bitmap).prefetch_maximum = 0;
+            }
+        }
+        pg_sys::planstate_tree_walker(state, Some(visit), context)
+    }
+}

@@ -1,0 +1,327 @@
+//! Row locks: what an xmax says of its holders, how one more holder is added, and how to wait for them.
+//!
+//! The rules are heap's: a lone locker's xid stands in xmax, several share a multixact, and a heavyweight tuple lock gives
+//! waiters their order. See README.tuplock in PostgreSQL's source.
+
+use kalamdb_engine::ids::{Tid, Xid};
+use kalamdb_engine::page::Header;
+use kalamdb_engine::page::infomask::*;
+use kalamdb_engine::visibility::TransactionStatus;
+use pgrx::pg_sys;
+use pgrx::pg_sys::LockTupleMode::{self, LockTupleExclusive, LockTupleKeyShare, LockTupleNoKeyExclusive, LockTupleShare};
+use pgrx::pg_sys::MultiXactStatus;
+
+use super::slot::item_pointer;
+use super::status::{PostgresStatus, for_each_member, narrow};
+use super::storage::relation_name;
+use crate::error::{SqlError, raise};
+
+/// xmax of a version with one more holder.
+#[derive(Clone, Copy)]
+pub struct NewXmax {
+    /// The transaction or multixact.
+    pub xmax: Xid,
+    /// Bits of the first mask within `HEAP_XMAX_BITS`.
+    pub infomask: u16,
+    /// `HEAP_KEYS_UPDATED` or nothing.
+    pub infomask2: u16,
+}
+
+impl NewXmax {
+    /// Writes it into a header in place of the old one.
+    pub fn put(&self, header: &mut Header) {
+        header.infomask = (header.infomask & !HEAP_XMAX_BITS) | self.infomask;
+        header.infomask2 = (header.infomask2 & !HEAP_KEYS_UPDATED) | self.infomask2;
+        header.xmax = self.xmax;
+    }
+}
+
+/// Whether xmax names lockers only (pg_upgrade's old form included).
+pub fn is_locked_only(infomask: u16) -> bool {
+    infomask & HEAP_XMAX_LOCK_ONLY != 0 || infomask & (HEAP_XMAX_IS_MULTI | HEAP_LOCK_MASK) == HEAP_XMAX_EXCL_LOCK
+}
+
+/// Whether a lone locker holds at least this kind of lock.
+pub fn holds(infomask: u16, kind: u16) -> bool {
+    infomask & HEAP_LOCK_MASK == kind
+}
+
+/// Whether xmax or its kind differs between two looks at a version.
+pub fn xmax_changed(now: &Header, then: &Header) -> bool {
+    let interesting = HEAP_XMAX_IS_MULTI | HEAP_XMAX_LOCK_ONLY | HEAP_LOCK_MASK;
+    now.infomask & interesting != then.infomask & interesting || now.xmax != then.xmax
+}
+
+/// The status a holder gets in a multixact.
+pub fn member_status(mode: LockTupleMode::Type, is_update: bool) -> MultiXactStatus::Type {
+    match (mode, is_update) {
+        (LockTupleKeyShare, false) => MultiXactStatus::MultiXactStatusForKeyShare,
+        (LockTupleShare, false) => MultiXactStatus::MultiXactStatusForShare,
+        (LockTupleNoKeyExclusive, false) => MultiXactStatus::MultiXactStatusForNoKeyUpdate,
+        (LockTupleExclusive, false) => MultiXactStatus::MultiXactStatusForUpdate,
+        (LockTupleNoKeyExclusive, true) => MultiXactStatus::MultiXactStatusNoKeyUpdate,
+        _ => MultiXactStatus::MultiXactStatusUpdate,
+    }
+}
+
+/// The lock that a member's status stands for.
+pub fn mode_of_status(status: MultiXactStatus::Type) -> LockTupleMode::Type {
+    match status {
+        MultiXactStatus::MultiXactStatusForKeyShare => LockTupleKeyShare,
+        MultiXactStatus::MultiXactStatusForShare => LockTupleShare,
+        MultiXactStatus::MultiXactStatusForNoKeyUpdate | MultiXactStatus::MultiXactStatusNoKeyUpdate => LockTupleNoKeyExclusive,
+        _ => LockTupleExclusive,
+    }
+}
+
+/// Whether a member's status is an update and not a lock.
+pub fn is_update_status(status: MultiXactStatus::Type) -> bool {
+    status > MultiXactStatus::MultiXactStatusForUpdate
+}
+
+/// The heavyweight lock mode that stands for a row lock.
+fn heavyweight(mode: LockTupleMode::Type) -> pg_sys::LOCKMODE {
+    (match mode {
+        LockTupleKeyShare => pg_sys::AccessShareLock,
+        LockTupleShare => pg_sys::RowShareLock,
+        LockTupleNoKeyExclusive => pg_sys::ExclusiveLock,
+        _ => pg_sys::AccessExclusiveLock,
+    }) as pg_sys::LOCKMODE
+}
+
+/// Whether two row locks conflict.
+pub fn modes_conflict(one: LockTupleMode::Type, other: LockTupleMode::Type) -> bool {
+    // SAFETY: looks into a constant table of the lock manager.
+    unsafe { pg_sys::DoLockModesConflict(heavyweight(one), heavyweight(other)) }
+}
+
+/// The status of a lone xmax holder, from the masks.
+pub fn lone_status(infomask: u16, infomask2: u16) -> Option<MultiXactStatus::Type> {
+    let keys = infomask2 & HEAP_KEYS_UPDATED != 0;
+    if !is_locked_only(infomask) {
+        return Some(if keys { MultiXactStatus::MultiXactStatusUpdate } else { MultiXactStatus::MultiXactStatusNoKeyUpdate });
+    }
+    match infomask & HEAP_LOCK_MASK {
+        HEAP_XMAX_KEYSHR_LOCK => Some(MultiXactStatus::MultiXactStatusForKeyShare),
+        HEAP_XMAX_SHR_LOCK => Some(MultiXactStatus::MultiXactStatusForShare),
+        HEAP_XMAX_EXCL_LOCK if keys => Some(MultiXactStatus::MultiXactStatusForUpdate),
+        HEAP_XMAX_EXCL_LOCK => Some(MultiXactStatus::MultiXactStatusForNoKeyUpdate),
+        _ => None,
+    }
+}
+
+/// The masks that describe a multixact.
+pub fn multi_masks(multi: u32) -> (u16, u16) {
+    let mut infomask = HEAP_XMAX_IS_MULTI;
+    let mut infomask2 = 0;
+    let mut strongest = LockTupleKeyShare;
+    let mut has_update = false;
+    for_each_member(multi, false, &mut |_, status| {
+        strongest = strongest.max(mode_of_status(status));
+        has_update |= is_update_status(status);
+        if matches!(status, MultiXactStatus::MultiXactStatusForUpdate | MultiXactStatus::MultiXactStatusUpdate) {
+            infomask2 |= HEAP_KEYS_UPDATED;
+        }
+    });
+    infomask |= match strongest {
+        LockTupleExclusive | LockTupleNoKeyExclusive => HEAP_XMAX_EXCL_LOCK,
+        LockTupleShare => HEAP_XMAX_SHR_LOCK,
+        _ => HEAP_XMAX_KEYSHR_LOCK,
+    };
+    if !has_update {
+        infomask |= HEAP_XMAX_LOCK_ONLY;
+    }
+    (infomask, infomask2)
+}
+
+fn sole_holder(xid: Xid, mode: LockTupleMode::Type, is_update: bool) -> NewXmax {
+    let keys = if mode == LockTupleExclusive { HEAP_KEYS_UPDATED } else { 0 };
+    if is_update {
+        return NewXmax { xmax: xid, infomask: 0, infomask2: keys };
+    }
+    let kind = match mode {
+        LockTupleKeyShare => HEAP_XMAX_KEYSHR_LOCK,
+        LockTupleShare => HEAP_XMAX_SHR_LOCK,
+        _ => HEAP_XMAX_EXCL_LOCK,
+    };
+    NewXmax { xmax: xid, infomask: HEAP_XMAX_LOCK_ONLY | kind, infomask2: keys }
+}
+
+fn from_multi(multi: pg_sys::MultiXactId) -> NewXmax {
+    let (infomask, infomask2) = multi_masks(multi.into_inner());
+    NewXmax { xmax: u64::from(multi.into_inner()), infomask, infomask2 }
+}
+
+fn pair(old: &Header, old_status: MultiXactStatus::Type, xid: Xid, new_status: MultiXactStatus::Type) -> NewXmax {
+    // SAFETY: both are live or committed transactions; errors unwind through the guard.
+    from_multi(unsafe { pg_sys::MultiXactIdCreate(narrow(old.xmax), old_status, narrow(xid), new_status) })
+}
+
+/// xmax of a version after the current transaction `xid` updates it or locks it in `mode`.
+pub fn add_holder(old: &Header, xid: Xid, mode: LockTupleMode::Type, is_update: bool) -> NewXmax {
+    let status = &PostgresStatus;
+    if old.infomask & HEAP_XMAX_INVALID != 0 {
+        return sole_holder(xid, mode, is_update);
+    }
+    if old.infomask & HEAP_XMAX_IS_MULTI != 0 {
+        let multi = old.xmax as u32;
+        let lock_only = is_locked_only(old.infomask);
+        let over = !status.multi_running(multi, lock_only)
+            && (lock_only || !status.did_commit(status.multi_update_xid(multi)));
+        if over {
+            return sole_holder(xid, mode, is_update);
+        }
+        // SAFETY: the multixact is of this cluster; errors unwind through the guard.
+        let expanded = unsafe {
+            pg_sys::MultiXactIdExpand(pg_sys::MultiXactId::from(multi), narrow(xid), member_status(mode, is_update))
+        };
+        return from_multi(expanded);
+    }
+    let in_progress = old.infomask & HEAP_XMAX_COMMITTED == 0 && (status.is_current(old.xmax) || status.in_progress(old.xmax));
+    if in_progress {
+        let Some(old_status) = lone_status(old.infomask, old.infomask2) else {
+            return sole_holder(xid, mode, is_update);
+        };
+        if old.xmax == xid {
+            // The transaction's own lock grows to the stronger of both.
+            return sole_holder(xid, mode.max(mode_of_status(old_status)), is_update);
+        }
+        return pair(old, old_status, xid, member_status(mode, is_update));
+    }
+    let updated = old.infomask & HEAP_XMAX_COMMITTED != 0 || (!is_locked_only(old.infomask) && status.did_commit(old.xmax));
+    match lone_status(old.infomask, old.infomask2) {
+        Some(old_status) if updated => pair(old, old_status, xid, member_status(mode, is_update)),
+        _ => sole_holder(xid, mode, is_update),
+    }
+}
+
+/// What a multixact means for someone who wants a row lock.
+pub struct MultiConflict {
+    /// Somebody else holds what conflicts.
+    pub conflicts: bool,
+    /// The current transaction is a member.
+    pub current_is_member: bool,
+}
+
+/// Whether members of a multixact stand in the way of a lock.
+pub fn multi_conflict(multi: u32, infomask: u16, mode: LockTupleMode::Type) -> MultiConflict {
+    let mut found = MultiConflict { conflicts: false, current_is_member: false };
+    let mut members = Vec::new();
+    for_each_member(multi, is_locked_only(infomask), &mut |xid, status| members.push((xid, status)));
+    for (xid, member) in members {
+        let xid = u64::from(xid.into_inner());
+        if PostgresStatus.is_current(xid) {
+            found.current_is_member = true;
+            continue;
+        }
+        if found.conflicts || !modes_conflict(mode_of_status(member), mode) {
+            continue;
+        }
+        found.conflicts = if is_update_status(member) {
+            PostgresStatus.in_progress(xid) || PostgresStatus.did_commit(xid)
+        } else {
+            PostgresStatus.in_progress(xid)
+        };
+    }
+    found
+}
+
+/// Which row is waited for and why; for Postgres' error context.
+#[derive(Clone, Copy)]
+pub struct WaitFor {
+    /// The table.
+    pub rel: pg_sys::Relation,
+    /// The version.
+    pub tid: Tid,
+    /// What the waiter is about to do.
+    pub operation: pg_sys::XLTW_Oper::Type,
+}
+
+/// Waits until a transaction has ended; with `block` unset answers false instead of waiting.
+pub fn wait_for_xid(xid: pg_sys::TransactionId, what: &WaitFor, block: bool) -> bool {
+    // SAFETY: no latch is held; the wait serves interrupts.
+    unsafe {
+        if block {
+            let mut tid = item_pointer(what.tid);
+            pg_sys::XactLockTableWait(xid, what.rel, &mut tid, what.operation);
+            return true;
+        }
+        pg_sys::ConditionalXactLockTableWait(xid)
+    }
+}
+
+/// Waits for the members of a multixact that conflict with `status`; false when that would block and must not. The number tells
+/// how many other members remain.
+pub fn wait_for_multi(multi: u32, status: MultiXactStatus::Type, infomask: u16, what: &WaitFor, block: bool) -> (bool, usize) {
+    let mut members = Vec::new();
+    for_each_member(multi, is_locked_only(infomask), &mut |xid, status| members.push((xid, status)));
+    let mut remaining = 0;
+    for (xid, member) in members {
+        let full = u64::from(xid.into_inner());
+        if PostgresStatus.is_current(full) {
+            remaining += 1;
+            continue;
+        }
+        if !modes_conflict(mode_of_status(member), mode_of_status(status)) {
+            remaining += usize::from(PostgresStatus.in_progress(full));
+            continue;
+        }
+        if !wait_for_xid(xid, what, block) {
+            return (false, remaining);
+        }
+    }
+    (true, remaining)
+}
+
+/// The heavyweight lock that keeps the order of waiters for one row; given back when dropped.
+pub struct TupleLock {
+    rel: pg_sys::Relation,
+    tid: Tid,
+    mode: LockTupleMode::Type,
+    held: bool,
+}
+
+impl TupleLock {
+    /// A lock not yet taken.
+    pub fn new(rel: pg_sys::Relation, tid: Tid, mode: LockTupleMode::Type) -> TupleLock {
+        TupleLock { rel, tid, mode, held: false }
+    }
+
+    /// Takes the lock if it is not held; false when `policy` says not to wait and it is taken by another.
+    pub fn acquire(&mut self, policy: pg_sys::LockWaitPolicy::Type) -> bool {
+        if self.held {
+            return true;
+        }
+        let mut tid = item_pointer(self.tid);
+        // SAFETY: no latch is held; waits serve interrupts and errors unwind through the guard.
+        unsafe {
+            if policy == pg_sys::LockWaitPolicy::LockWaitBlock {
+                pg_sys::LockTuple(self.rel, &mut tid, heavyweight(self.mode));
+            } else if !pg_sys::ConditionalLockTuple(self.rel, &mut tid, heavyweight(self.mode)) {
+                if policy == pg_sys::LockWaitPolicy::LockWaitError {
+                    raise_not_available(self.rel);
+                }
+                return false;
+            }
+        }
+        self.held = true;
+        true
+    }
+}
+
+impl Drop for TupleLock {
+    fn drop(&mut self) {
+        // While an error unwinds, the end of the transaction gives the lock back.
+        if !self.held || std::thread::panicking() {
+            return;
+        }
+        let mut tid = item_pointer(self.tid);
+        // SAFETY: the lock is held in this mode by this backend.
+        unsafe { pg_sys::UnlockTuple(self.rel, &mut tid, heavyweight(self.mode)) };
+    }
+}
+
+/// Reports a row lock that NOWAIT did not get.
+pub fn raise_not_available(rel: pg_sys::Relation) -> ! {
+    raise(SqlError::lock_not_available(format!("could not obtain lock on row in relation \"{}\"", relation_name(rel))))
+}

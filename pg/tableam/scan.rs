@@ -1,0 +1,659 @@
+//! Scans a table: sequentially, in parallel, by TID range, by bitmap and by sample.
+//!
+//! A scan takes a page at a time: it finds the visible versions under the latch, then hands them out under a pin alone.
+
+use kalamdb_engine::cache::Wait;
+use kalamdb_engine::ids::{Lsn, Tid};
+use kalamdb_engine::page::{ALL_VISIBLE, Header, Page, PageKind, root_offsets};
+use kalamdb_engine::visibility::TransactionStatus;
+use pgrx::{pg_guard, pg_sys};
+
+use super::fetch::{BorrowedPin, INFOMASK, check_conflict_out, needs_conflict_checks, search_chain};
+use super::pins::{self, NO_FRAME};
+use super::slot::{TuplePlace, store_version, tid_of};
+use super::status::{PostgresStatus, SnapshotView};
+use super::storage::Storage;
+use super::{prune, raw, stats};
+use crate::error::OrRaise;
+use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+
+/// Blocks that a sequential scan asks for ahead of the one it reads.
+const READ_AHEAD: u32 = 8;
+
+/// Room for the line pointers of one page.
+const LINES: usize = kalamdb_engine::page::MAX_OFFSET as usize + 1;
+
+/// A version found on the current page.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Hit {
+    offset: u16,
+    at: u16,
+    len: u16,
+}
+
+/// A scan of one of our tables, in one flat chunk that Postgres' memory context can drop.
+#[repr(C)]
+pub struct Scan {
+    base: pg_sys::TableScanDescData,
+    storage: Storage,
+    view: SnapshotView,
+    parallel: pg_sys::ParallelBlockTableScanWorkerData,
+    /// First block and the one behind the last of the range to scan.
+    first: u32,
+    end: u32,
+    started: bool,
+    block: u32,
+    frame: u32,
+    serializable: bool,
+    /// Number of hits, and the place of the current one.
+    count: i32,
+    current: i32,
+    dead_lines: u32,
+    hits: [Hit; LINES],
+}
+
+impl Scan {
+    /// The scan behind Postgres' descriptor.
+    ///
+    /// # Safety
+    /// `scan` was made by [`scan_begin`] and not ended.
+    pub unsafe fn of<'s>(scan: pg_sys::TableScanDesc) -> &'s mut Scan {
+        // SAFETY: see above.
+        unsafe { &mut *scan.cast::<Scan>() }
+    }
+
+    /// The table.
+    pub fn rel(&self) -> pg_sys::Relation {
+        self.base.rs_rd
+    }
+
+    /// Its storage.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// One more than the last block of the scan.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
+    fn unpin(&mut self) {
+        if self.frame != NO_FRAME {
+            pins::give_back(self.storage.cache, self.frame);
+            self.frame = NO_FRAME;
+        }
+    }
+
+    fn restart(&mut self) {
+        self.unpin();
+        self.first = 0;
+        self.end = self.storage.blocks();
+        self.started = false;
+        self.count = 0;
+        self.current = -1;
+    }
+
+    /// Pins a block's page as the scan's current one, pruned if that is worth it.
+    fn enter(&mut self, block: u32, wait: &dyn Wait) {
+        self.unpin();
+        let pin = self.storage.cache.read(self.storage.block(block), wait).or_raise();
+        prune::on_access(self.base.rs_rd, &self.storage, &pin, wait);
+        self.block = block;
+        self.frame = pins::keep(pin);
+        stats::count_blocks(self.base.rs_rd, 1);
+    }
+
+    /// Finds the versions of a block that the snapshot sees.
+    fn collect(&mut self, block: u32) {
+        let wait = BackendWait::new(self.storage.cache);
+        check_for_interrupts();
+        self.enter(block, &wait);
+        let pin = BorrowedPin::of(&self.storage, self.frame);
+        let guard = pin.get().shared(&wait).or_raise();
+        let page = guard.page();
+        self.count = 0;
+        self.current = -1;
+        if page.kind() != PageKind::Data {
+            return;
+        }
+        let all_visible = page.flags() & ALL_VISIBLE != 0 && self.view.is_mvcc() && !self.serializable;
+        for offset in 1..=page.max_offset() {
+            let line = page.line(offset);
+            if !line.is_normal() {
+                continue;
+            }
+            if !all_visible && !self.sees(pin.get(), page, block, offset) {
+                continue;
+            }
+            self.add(page, offset);
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, page: Page<'_>, offset: u16) {
+        let line = page.line(offset);
+        self.hits[self.count as usize] = Hit { offset, at: line.offset() as u16, len: line.len() as u16 };
+        self.count += 1;
+    }
+
+    #[inline]
+    fn sees(&self, pin: &kalamdb_engine::cache::Pin, page: Page<'_>, block: u32, offset: u16) -> bool {
+        let Some(version) = page.version(offset) else { return false };
+        let header = version.header();
+        let mut hints = 0;
+        let seen = self.view.sees(&header, Tid::new(block, offset), page.lsn(), &mut hints);
+        if hints != 0 {
+            pin.set_hint(page.line(offset).offset() + INFOMASK, hints);
+        }
+        if self.serializable {
+            // SAFETY: the scan's own relation and snapshot.
+            unsafe { check_conflict_out(self.base.rs_rd, &self.view, seen, &header) };
+        }
+        seen
+    }
+
+    /// Takes every version of a block, seen or not, and counts dead line pointers.
+    pub fn collect_every_version(&mut self, block: u32) {
+        let wait = BackendWait::new(self.storage.cache);
+        check_for_interrupts();
+        self.unpin();
+        let pin = self.storage.cache.read(self.storage.block(block), &wait).or_raise();
+        self.block = block;
+        self.frame = pins::keep(pin);
+        let pin = BorrowedPin::of(&self.storage, self.frame);
+        let guard = pin.get().shared(&wait).or_raise();
+        let page = guard.page();
+        (self.count, self.current, self.dead_lines) = (0, -1, 0);
+        if page.kind() != PageKind::Data {
+            return;
+        }
+        for offset in 1..=page.max_offset() {
+            let line = page.line(offset);
+            if line.is_normal() {
+                self.add(page, offset);
+            } else if line.is_dead() {
+                self.dead_lines += 1;
+            }
+        }
+    }
+
+    /// The dead line pointers counted last; zero from then on.
+    pub fn take_dead_lines(&mut self) -> u32 {
+        std::mem::take(&mut self.dead_lines)
+    }
+
+    /// Moves to the next version of the block and reads its header.
+    pub fn next_version(&mut self) -> Option<(Header, Lsn)> {
+        if self.current + 1 >= self.count {
+            return None;
+        }
+        self.current += 1;
+        self.current_header()
+    }
+
+    /// The header of the current version as it is now, and its page's LSN.
+    pub fn current_header(&self) -> Option<(Header, Lsn)> {
+        let wait = BackendWait::new(self.storage.cache);
+        let pin = BorrowedPin::of(&self.storage, self.frame);
+        let guard = pin.get().shared(&wait).or_raise();
+        let page = guard.page();
+        Some((page.version(self.hits[self.current as usize].offset)?.header(), page.lsn()))
+    }
+
+    /// The TID of the current version.
+    pub fn current_tid(&self) -> Tid {
+        Tid::new(self.block, self.hits[self.current as usize].offset)
+    }
+
+    /// The line pointers that indexes name for the versions of the current page.
+    pub fn current_roots(&self) -> [u16; LINES] {
+        let wait = BackendWait::new(self.storage.cache);
+        let pin = BorrowedPin::of(&self.storage, self.frame);
+        let guard = pin.get().shared(&wait).or_raise();
+        root_offsets(guard.page(), |multi| PostgresStatus.multi_update_xid(multi))
+    }
+
+    /// Gives up the current page.
+    pub fn leave(&mut self) {
+        self.unpin();
+        self.count = 0;
+        self.current = -1;
+    }
+
+    /// Limits the scan to a run of blocks.
+    pub fn limit(&mut self, first: u32, blocks: u32) {
+        self.first = first.min(self.end);
+        self.end = first.saturating_add(blocks).min(self.end);
+    }
+
+    /// Moves to the next version in block order.
+    ///
+    /// # Safety
+    /// The scan is open.
+    pub unsafe fn next_hit(&mut self) -> bool {
+        // SAFETY: the caller's.
+        unsafe { self.advance(true) }
+    }
+
+    /// Number of blocks to scan, over all workers.
+    pub fn total_blocks(&self) -> u32 {
+        if self.base.rs_parallel.is_null() {
+            return self.end - self.first;
+        }
+        // SAFETY: the shared state of a block-wise parallel scan.
+        unsafe { (*self.base.rs_parallel.cast::<pg_sys::ParallelBlockTableScanDescData>()).phs_nblocks }
+    }
+
+    /// Puts the current hit into a slot.
+    ///
+    /// # Safety
+    /// `slot` is a slot of ours for the scanned table.
+    pub unsafe fn store_current(&self, slot: *mut pg_sys::TupleTableSlot) {
+        let hit = self.hits[self.current as usize];
+        let place = TuplePlace {
+            frame: self.frame,
+            page: BorrowedPin::of(&self.storage, self.frame).get().data(),
+            offset: hit.at as usize,
+            len: hit.len as usize,
+        };
+        // SAFETY: the frame is pinned by the scan; versions stay in place under a pin.
+        unsafe { store_version(slot, self.base.rs_rd, &self.storage, place, Tid::new(self.block, hit.offset)) };
+    }
+
+    /// The block after the current one in scan order.
+    unsafe fn next_block(&mut self, forward: bool) -> Option<u32> {
+        if !self.base.rs_parallel.is_null() {
+            // SAFETY: the parallel scan's shared state, laid out by Postgres' own functions.
+            return unsafe { self.next_parallel_block() };
+        }
+        if !self.started {
+            self.started = true;
+            if self.first >= self.end {
+                return None;
+            }
+            return Some(if forward { self.first } else { self.end - 1 });
+        }
+        if forward {
+            let next = self.block.checked_add(1).filter(|next| *next < self.end)?;
+            self.read_ahead(next);
+            Some(next)
+        } else {
+            self.block.checked_sub(1).filter(|next| *next >= self.first)
+        }
+    }
+
+    fn read_ahead(&self, next: u32) {
+        let from = if next == self.first + 1 { next + 1 } else { next + READ_AHEAD };
+        for block in from..=(next + READ_AHEAD).min(self.end.saturating_sub(1)) {
+            self.storage.cache.prefetch(self.storage.block(block));
+        }
+    }
+
+    unsafe fn next_parallel_block(&mut self) -> Option<u32> {
+        // SAFETY: see `next_block`.
+        unsafe {
+            let shared = self.base.rs_parallel.cast::<pg_sys::ParallelBlockTableScanDescData>();
+            if !self.started {
+                self.started = true;
+                pg_sys::table_block_parallelscan_startblock_init(self.base.rs_rd, &mut self.parallel, shared);
+            }
+            let block = pg_sys::table_block_parallelscan_nextpage(self.base.rs_rd, &mut self.parallel, shared);
+            (block != pg_sys::InvalidBlockNumber).then_some(block)
+        }
+    }
+
+    /// Moves to the next hit; false at the end, after which the scan can start again in either direction.
+    unsafe fn advance(&mut self, forward: bool) -> bool {
+        loop {
+            let next = if forward { self.current + 1 } else { self.current - 1 };
+            if self.started && self.frame != NO_FRAME && next >= 0 && next < self.count {
+                self.current = next;
+                return true;
+            }
+            // SAFETY: the caller's.
+            let Some(block) = (unsafe { self.next_block(forward) }) else {
+                self.unpin();
+                self.started = false;
+                self.count = 0;
+                self.current = -1;
+                return false;
+            };
+            self.collect(block);
+            stats::count_returned(self.base.rs_rd, i64::from(self.count));
+            if !forward {
+                self.current = self.count;
+            }
+        }
+    }
+}
+
+/// Begins a scan.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_begin(
+    rel: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    nkeys: std::ffi::c_int,
+    key: *mut pg_sys::ScanKeyData,
+    parallel: pg_sys::ParallelTableScanDesc,
+    flags: u32,
+) -> pg_sys::TableScanDesc {
+    // SAFETY: a zeroed chunk in the executor's memory context; every field is set or valid as zero.
+    unsafe {
+        let storage = Storage::of(rel);
+        pg_sys::RelationIncrementReferenceCount(rel);
+        let scan = pg_sys::palloc0(size_of::<Scan>()).cast::<Scan>();
+        (*scan).base.rs_rd = rel;
+        (*scan).base.rs_snapshot = snapshot;
+        (*scan).base.rs_nkeys = nkeys;
+        (*scan).base.rs_flags = flags;
+        (*scan).base.rs_parallel = parallel;
+        (&raw mut (*scan).storage).write(storage);
+        // ANALYZE scans without a snapshot and judges versions itself.
+        let judged_by = if snapshot.is_null() { &raw mut pg_sys::SnapshotAnyData } else { snapshot };
+        (&raw mut (*scan).view).write(SnapshotView::new(judged_by));
+        (*scan).frame = NO_FRAME;
+        if nkeys > 0 {
+            let bytes = size_of::<pg_sys::ScanKeyData>() * nkeys as usize;
+            (*scan).base.rs_key = pg_sys::palloc(bytes).cast();
+            std::ptr::copy_nonoverlapping(key, (*scan).base.rs_key, nkeys as usize);
+        }
+        let whole = pg_sys::ScanOptions::SO_TYPE_SEQSCAN | pg_sys::ScanOptions::SO_TYPE_SAMPLESCAN;
+        if flags & whole != 0 && !snapshot.is_null() {
+            raw::PredicateLockRelation(rel, snapshot);
+        }
+        let state = &mut *scan;
+        state.serializable = state.view.is_mvcc() && needs_conflict_checks(rel, &state.view);
+        state.restart();
+        if flags & pg_sys::ScanOptions::SO_TYPE_SEQSCAN != 0 {
+            stats::count_scan(rel);
+        }
+        scan.cast()
+    }
+}
+
+/// Ends a scan.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_end(scan: pg_sys::TableScanDesc) {
+    // SAFETY: made by `scan_begin` and not used afterwards.
+    unsafe {
+        Scan::of(scan).unpin();
+        pg_sys::RelationDecrementReferenceCount((*scan).rs_rd);
+        if !(*scan).rs_key.is_null() {
+            pg_sys::pfree((*scan).rs_key.cast());
+        }
+        if (*scan).rs_flags & pg_sys::ScanOptions::SO_TEMP_SNAPSHOT != 0 {
+            pg_sys::UnregisterSnapshot((*scan).rs_snapshot);
+        }
+        pg_sys::pfree(scan.cast());
+    }
+}
+
+/// Starts a scan over.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_rescan(
+    scan: pg_sys::TableScanDesc,
+    key: *mut pg_sys::ScanKeyData,
+    _set_params: bool,
+    _allow_strat: bool,
+    _allow_sync: bool,
+    _allow_pagemode: bool,
+) {
+    // SAFETY: made by `scan_begin`; new keys are as many as the old ones.
+    unsafe {
+        if !key.is_null() && (*scan).rs_nkeys > 0 {
+            std::ptr::copy_nonoverlapping(key, (*scan).rs_key, (*scan).rs_nkeys as usize);
+        }
+        let state = Scan::of(scan);
+        state.restart();
+        // A cursor's snapshot may have advanced by commands of its transaction.
+        if !(*scan).rs_snapshot.is_null() {
+            state.view = SnapshotView::new((*scan).rs_snapshot);
+        }
+        if (*scan).rs_flags & pg_sys::ScanOptions::SO_TYPE_SEQSCAN != 0 {
+            stats::count_scan((*scan).rs_rd);
+        }
+    }
+}
+
+/// Puts the next visible row into a slot; false at the end.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_getnextslot(
+    scan: pg_sys::TableScanDesc,
+    direction: pg_sys::ScanDirection::Type,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: made by `scan_begin`; the slot is ours.
+    unsafe {
+        let state = Scan::of(scan);
+        let forward = direction >= 0;
+        loop {
+            if !state.advance(forward) {
+                clear(slot);
+                return false;
+            }
+            state.store_current(slot);
+            if keys_match(scan, slot) {
+                return true;
+            }
+        }
+    }
+}
+
+unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
+    // SAFETY: every slot kind has this operation.
+    unsafe { (*(*slot).tts_ops).clear.expect("every slot kind can be cleared")(slot) };
+}
+
+/// Whether the row satisfies the scan's keys; the executor passes none, some of Postgres' own code does.
+unsafe fn keys_match(scan: pg_sys::TableScanDesc, slot: *mut pg_sys::TupleTableSlot) -> bool {
+    // SAFETY: keys name columns of the table; the slot holds a row of it.
+    unsafe {
+        for place in 0..(*scan).rs_nkeys.max(0) as usize {
+            let key = &mut *(*scan).rs_key.add(place);
+            if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
+                return false;
+            }
+            let column = i32::from(key.sk_attno);
+            if i32::from((*slot).tts_nvalid) < column {
+                pg_sys::slot_getsomeattrs_int(slot, column);
+            }
+            let index = column as usize - 1;
+            if *(*slot).tts_isnull.add(index) {
+                return false;
+            }
+            let value = *(*slot).tts_values.add(index);
+            let matches = pg_sys::FunctionCall2Coll(&mut key.sk_func, key.sk_collation, value, key.sk_argument);
+            if matches.value() == 0 {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Limits a scan to a range of TIDs.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_set_tidrange(
+    scan: pg_sys::TableScanDesc,
+    least: pg_sys::ItemPointer,
+    greatest: pg_sys::ItemPointer,
+) {
+    // SAFETY: made by `scan_begin`; Postgres passes two TIDs.
+    unsafe {
+        (*scan).rs_mintid = *least;
+        (*scan).rs_maxtid = *greatest;
+        let state = Scan::of(scan);
+        let (least, greatest) = (tid_of(&*least), tid_of(&*greatest));
+        let blocks = state.storage.blocks();
+        state.first = least.block.min(blocks);
+        state.end = if greatest < least { state.first } else { greatest.block.saturating_add(1).min(blocks) };
+    }
+}
+
+/// Puts the next visible row of the TID range into a slot.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_getnextslot_tidrange(
+    scan: pg_sys::TableScanDesc,
+    direction: pg_sys::ScanDirection::Type,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: made by `scan_begin`; the slot is ours.
+    unsafe {
+        let state = Scan::of(scan);
+        let range = tid_of(&(*scan).rs_mintid)..=tid_of(&(*scan).rs_maxtid);
+        while state.advance(direction >= 0) {
+            let tid = Tid::new(state.block, state.hits[state.current as usize].offset);
+            if range.contains(&tid) {
+                state.store_current(slot);
+                return true;
+            }
+        }
+        clear(slot);
+        false
+    }
+}
+
+/// Size of the state that parallel workers share.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn parallelscan_estimate(rel: pg_sys::Relation) -> pg_sys::Size {
+    // SAFETY: Postgres' own function for block-wise scans; it asks us for the number of blocks.
+    unsafe { pg_sys::table_block_parallelscan_estimate(rel) }
+}
+
+/// Fills the state that parallel workers share.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn parallelscan_initialize(rel: pg_sys::Relation, scan: pg_sys::ParallelTableScanDesc) -> pg_sys::Size {
+    // SAFETY: as above.
+    unsafe {
+        let size = pg_sys::table_block_parallelscan_initialize(rel, scan);
+        // Workers start at the first block: our scans read in block order and keep no synchronised position.
+        (*scan).phs_syncscan = false;
+        size
+    }
+}
+
+/// Resets the state that parallel workers share.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn parallelscan_reinitialize(rel: pg_sys::Relation, scan: pg_sys::ParallelTableScanDesc) {
+    // SAFETY: as above.
+    unsafe { pg_sys::table_block_parallelscan_reinitialize(rel, scan) };
+}
+
+/// Reads the next page of a bitmap; false when the page has nothing to look at.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_bitmap_next_block(scan: pg_sys::TableScanDesc, bitmap: *mut pg_sys::TBMIterateResult) -> bool {
+    // SAFETY: made by `scan_begin`; Postgres passes a filled result.
+    unsafe {
+        let state = Scan::of(scan);
+        let block = (*bitmap).blockno;
+        state.count = 0;
+        state.current = -1;
+        if block >= state.end {
+            return false;
+        }
+        if (*bitmap).ntuples < 0 {
+            state.collect(block);
+            return state.count > 0;
+        }
+        let wait = BackendWait::new(state.storage.cache);
+        state.enter(block, &wait);
+        let pin = BorrowedPin::of(&state.storage, state.frame);
+        let guard = pin.get().shared(&wait).or_raise();
+        let page = guard.page();
+        let offsets = std::slice::from_raw_parts((*bitmap).offsets.as_ptr(), (*bitmap).ntuples as usize);
+        for offset in offsets {
+            let root = Tid::new(block, *offset);
+            let hit = search_chain(state.base.rs_rd, &state.view, pin.get(), page, root, true, false);
+            if let Some(found) = hit.found {
+                if state.serializable
+                    && let Some(place) = super::fetch::version_place(pin.get(), page, found)
+                {
+                    super::fetch::predicate_lock(state.base.rs_rd, &state.view, Tid::new(block, found), place);
+                }
+                state.add(page, found);
+            }
+        }
+        state.count > 0
+    }
+}
+
+/// Puts the next row of the bitmap's page into a slot.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_bitmap_next_tuple(
+    scan: pg_sys::TableScanDesc,
+    _bitmap: *mut pg_sys::TBMIterateResult,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: made by `scan_begin`; the slot is ours.
+    unsafe {
+        let state = Scan::of(scan);
+        if state.current + 1 >= state.count {
+            return false;
+        }
+        state.current += 1;
+        stats::count_fetched(state.base.rs_rd, 1);
+        state.store_current(slot);
+        true
+    }
+}
+
+/// Chooses the next block of a sample.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_sample_next_block(scan: pg_sys::TableScanDesc, sample: *mut pg_sys::SampleScanState) -> bool {
+    // SAFETY: made by `scan_begin`; Postgres passes an initialised sample.
+    unsafe {
+        let state = Scan::of(scan);
+        let next = match (*(*sample).tsmroutine).NextSampleBlock {
+            Some(choose) => {
+                let block = choose(sample, state.end);
+                (block != pg_sys::InvalidBlockNumber).then_some(block)
+            }
+            None if state.started => state.block.checked_add(1).filter(|block| *block < state.end),
+            None => (state.end > 0).then_some(0),
+        };
+        let Some(block) = next.filter(|block| *block < state.end) else {
+            state.unpin();
+            state.started = false;
+            return false;
+        };
+        state.started = true;
+        state.collect(block);
+        stats::count_returned(state.base.rs_rd, i64::from(state.count));
+        true
+    }
+}
+
+/// Puts the next sampled row of the block into a slot.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn scan_sample_next_tuple(
+    scan: pg_sys::TableScanDesc,
+    sample: *mut pg_sys::SampleScanState,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: made by `scan_begin`; Postgres passes an initialised sample and a slot of ours.
+    unsafe {
+        let state = Scan::of(scan);
+        let choose = (*(*sample).tsmroutine).NextSampleTuple.expect("every sampling method chooses rows");
+        let last = {
+            let wait = BackendWait::new(state.storage.cache);
+            let pin = BorrowedPin::of(&state.storage, state.frame);
+            let guard = pin.get().shared(&wait).or_raise();
+            if guard.page().kind() == PageKind::Data { guard.page().max_offset() } else { 0 }
+        };
+        loop {
+            check_for_interrupts();
+            let offset = choose(sample, state.block, last);
+            if offset == 0 {
+                clear(slot);
+                return false;
+            }
+            let found = state.hits[..state.count as usize].binary_search_by_key(&offset, |hit| hit.offset);
+            if let Ok(place) = found {
+                state.current = place as i32;
+                state.store_current(slot);
+                return true;
+            }
+        }
+    }
+}

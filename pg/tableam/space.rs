@@ -1,0 +1,163 @@
+//! Finds a page with room for a row version: the inserter's own page, a page the directory knows, or a fresh one.
+
+use std::sync::atomic::Ordering;
+
+use kalamdb_engine::cache::{LatchedPage, Wait};
+use kalamdb_engine::ids::PageNumber;
+use kalamdb_engine::page::{DIRECTORY_FANOUT, PAGE_SIZE, PageKind, PageMut, category_for, category_of};
+use kalamdb_engine::{Error, ErrorKind, Result};
+use pgrx::pg_sys;
+
+use super::storage::Storage;
+use crate::wal;
+
+/// The free-space category that means "nothing is known to be exhausted".
+const NOT_EXHAUSTED: u32 = 256;
+
+/// The last block number Postgres can address.
+const LAST_BLOCK: u32 = 0xFFFF_FFFE;
+
+/// The lane of this backend among the inserters of a table.
+fn lane() -> usize {
+    // SAFETY: a plain global of the backend.
+    unsafe { pg_sys::MyBackendId as usize }
+}
+
+/// Bytes that the table's fillfactor keeps free for updates.
+pub fn reserve_for_updates(rel: pg_sys::Relation) -> usize {
+    // SAFETY: rd_options of a table is a StdRdOptions.
+    let fill_factor = unsafe {
+        let options = (*rel).rd_options as *const pg_sys::StdRdOptions;
+        if options.is_null() { 100 } else { (*options).fillfactor }
+    };
+    PAGE_SIZE * (100 - fill_factor.clamp(10, 100) as usize) / 100
+}
+
+/// A latched page with room for a version of `len` bytes, other than block `avoid`.
+///
+/// # Errors
+/// Those of the cache; `LimitExceeded` when the table has all the blocks it can have.
+pub fn page_with_room(storage: &Storage, len: usize, reserve: usize, avoid: Option<u32>, wait: &dyn Wait) -> Result<LatchedPage> {
+    let lane = lane();
+    let mut target = storage.descriptor.insert_target(lane).filter(|block| Some(*block) != avoid);
+    loop {
+        let block = match target {
+            Some(block) => block,
+            None => match search_directory(storage, len + reserve, wait)?.filter(|block| Some(*block) != avoid) {
+                Some(block) => block,
+                None => return extend(storage, lane, wait),
+            },
+        };
+        if block < storage.blocks() {
+            let pin = storage.cache.read(storage.block(block), wait)?;
+            let page = pin.into_exclusive(wait)?;
+            let view = page.page();
+            match view.kind() {
+                PageKind::Unused => {
+                    storage.descriptor.set_insert_target(lane, Some(block));
+                    return Ok(page);
+                }
+                PageKind::Data if view.has_room(len + reserve) || (view.max_offset() == 0 && view.has_room(len)) => {
+                    storage.descriptor.set_insert_target(lane, Some(block));
+                    return Ok(page);
+                }
+                _ => {
+                    let free = view.free_space();
+                    drop(page);
+                    record_free_space(storage, block, free, wait)?;
+                }
+            }
+        } else {
+            record_free_space(storage, block, 0, wait)?;
+        }
+        storage.descriptor.set_insert_target(lane, None);
+        target = None;
+    }
+}
+
+/// A fresh block at the end; its page is of kind `Unused` and to be initialised by the caller's logged change.
+fn extend(storage: &Storage, lane: usize, wait: &dyn Wait) -> Result<LatchedPage> {
+    loop {
+        let block = storage.descriptor.blocks.fetch_add(1, Ordering::AcqRel);
+        if block >= LAST_BLOCK {
+            storage.descriptor.blocks.store(LAST_BLOCK, Ordering::Release);
+            return Err(Error::new(ErrorKind::LimitExceeded, "cannot extend the table beyond 4294967294 blocks"));
+        }
+        let pin = storage.cache.create_page(storage.block(block), wait)?;
+        let page = pin.into_exclusive(wait)?;
+        if page.page().kind() == PageKind::Unused {
+            storage.descriptor.set_insert_target(lane, Some(block));
+            return Ok(page);
+        }
+    }
+}
+
+fn search_directory(storage: &Storage, len: usize, wait: &dyn Wait) -> Result<Option<u32>> {
+    let wanted = category_for(len);
+    let exhausted = storage.descriptor.free_space_exhausted.load(Ordering::Relaxed);
+    if u32::from(wanted) >= exhausted {
+        return Ok(None);
+    }
+    let blocks = storage.blocks();
+    let hint = storage.descriptor.free_space_hint.load(Ordering::Relaxed);
+    let start = if hint < blocks { hint } else { 0 };
+    let directories = blocks.div_ceil(DIRECTORY_FANOUT);
+    let first = start / DIRECTORY_FANOUT;
+    // One step more than there are pages: the first page is searched from the hint, at the end again from its start.
+    for step in 0..=directories {
+        let number = (first + step) % directories.max(1);
+        let from = if step == 0 { start % DIRECTORY_FANOUT } else { 0 };
+        if let Some(found) = search_page(storage, number, wanted, from, wait)? {
+            let block = number * DIRECTORY_FANOUT + found;
+            storage.descriptor.free_space_hint.store(block, Ordering::Relaxed);
+            return Ok(Some(block));
+        }
+    }
+    storage.descriptor.free_space_exhausted.store(u32::from(wanted), Ordering::Relaxed);
+    Ok(None)
+}
+
+fn search_page(storage: &Storage, number: u32, wanted: u8, from: u32, wait: &dyn Wait) -> Result<Option<u32>> {
+    let pin = storage.cache.read(storage.page(PageNumber::directory(number)), wait)?;
+    let guard = pin.shared(wait)?;
+    let page = guard.page();
+    if page.kind() != PageKind::Directory {
+        return Ok(None);
+    }
+    Ok(page.find_category(wanted, from))
+}
+
+/// Notes in the directory how much room a block has.
+///
+/// The directory is a hint: it is not logged, and whoever follows a wrong entry mends it.
+///
+/// # Errors
+/// Those of the cache.
+pub fn record_free_space(storage: &Storage, block: u32, free: usize, wait: &dyn Wait) -> Result<()> {
+    let (number, place) = (block / DIRECTORY_FANOUT, block % DIRECTORY_FANOUT);
+    let category = category_of(free);
+    let pin = storage.cache.read(storage.page(PageNumber::directory(number)), wait)?;
+    {
+        let guard = pin.shared(wait)?;
+        let page = guard.page();
+        let known = if page.kind() == PageKind::Directory { page.category(place) } else { 0 };
+        if known == category {
+            return Ok(());
+        }
+    }
+    let mut guard = pin.exclusive(wait)?;
+    if !guard.is_dirty() {
+        guard.mark_dirty(wal::insert_lsn());
+    }
+    let mut page: PageMut<'_> = guard.page_mut();
+    if page.as_page().kind() != PageKind::Directory {
+        page.init(PageKind::Directory, 0);
+    }
+    page.set_category(place, category);
+    drop(guard);
+    let exhausted = storage.descriptor.free_space_exhausted.load(Ordering::Relaxed);
+    if category > 0 && u32::from(category) >= exhausted {
+        storage.descriptor.free_space_exhausted.store(NOT_EXHAUSTED, Ordering::Relaxed);
+    }
+    Ok(())
+}

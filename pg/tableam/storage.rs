@@ -1,0 +1,108 @@
+//! The storage behind an open relation.
+
+use std::sync::atomic::Ordering;
+
+use kalamdb_engine::cache::{Cache, RelationFile, StorageDescriptor};
+use kalamdb_engine::ids::{PageKey, PageNumber, StorageId};
+use kalamdb_engine::{Error, ErrorKind};
+use pgrx::pg_sys;
+
+use crate::error::raise;
+use crate::shmem::engine_cache;
+
+/// The storage behind a relation, found once per relation cache entry.
+#[derive(Clone, Copy)]
+pub struct Storage {
+    /// The page cache.
+    pub cache: &'static Cache,
+    /// The storage's entry in shared memory.
+    pub descriptor: &'static StorageDescriptor,
+    /// Its id.
+    pub id: StorageId,
+}
+
+/// What the relation cache keeps; one flat chunk, as Postgres frees it with pfree.
+#[repr(C)]
+struct CachedStorage {
+    id: u64,
+    place: u32,
+    file: RelationFile,
+}
+
+/// Postgres' identity of the files of an open relation.
+pub fn relation_file(rel: pg_sys::Relation) -> RelationFile {
+    // SAFETY: Postgres passes an open relation.
+    let node = unsafe { (*rel).rd_node };
+    file_of_node(&node)
+}
+
+/// Postgres' identity of files.
+pub fn file_of_node(node: &pg_sys::RelFileNode) -> RelationFile {
+    RelationFile { tablespace: node.spcNode.to_u32(), database: node.dbNode.to_u32(), relnumber: node.relNode.to_u32() }
+}
+
+/// The name of a relation, for messages.
+pub fn relation_name(rel: pg_sys::Relation) -> String {
+    // SAFETY: an open relation has a pg_class row with a terminated name.
+    unsafe { std::ffi::CStr::from_ptr((*(*rel).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned() }
+}
+
+impl Storage {
+    /// The storage of an open relation; raises an error when the engine has none for it.
+    #[inline]
+    pub fn of(rel: pg_sys::Relation) -> Storage {
+        let cache = engine_cache();
+        // SAFETY: the relation is open; rd_amcache is ours for relations of our access method.
+        let cached = unsafe { ((*rel).rd_amcache as *const CachedStorage).as_ref() };
+        if let Some(cached) = cached {
+            let descriptor = cache.storages().at(cached.place);
+            if descriptor.id().0 == cached.id && relation_file(rel) == cached.file {
+                return Storage { cache, descriptor, id: StorageId(cached.id) };
+            }
+        }
+        Storage::look_up(cache, rel)
+    }
+
+    #[cold]
+    fn look_up(cache: &'static Cache, rel: pg_sys::Relation) -> Storage {
+        let file = relation_file(rel);
+        let Some(place) = cache.storages().find(&file) else {
+            raise(
+                Error::new(ErrorKind::StorageMissing, format!("relation \"{}\" has no storage in KalamDB", relation_name(rel)))
+                    .with_detail(format!("The engine does not know relfilenode {} of database {}.", file.relnumber, file.database))
+                    .with_hint(
+                        "The table was copied by CREATE DATABASE ... TEMPLATE, or the engine's directory was lost or replaced; \
+                         restore the table from a backup.",
+                    ),
+            );
+        };
+        let descriptor = cache.storages().at(place);
+        let storage = Storage { cache, descriptor, id: descriptor.id() };
+        // SAFETY: the chunk lives in the cache's memory context, as Postgres demands of rd_amcache, and is freed by it.
+        unsafe {
+            if (*rel).rd_amcache.is_null() {
+                (*rel).rd_amcache =
+                    pg_sys::MemoryContextAllocZero(pg_sys::CacheMemoryContext, std::mem::size_of::<CachedStorage>());
+            }
+            *((*rel).rd_amcache as *mut CachedStorage) = CachedStorage { id: storage.id.0, place, file };
+        }
+        storage
+    }
+
+    /// Number of blocks given out so far.
+    #[inline]
+    pub fn blocks(&self) -> u32 {
+        self.descriptor.blocks.load(Ordering::Acquire)
+    }
+
+    /// The key of a block's page.
+    #[inline]
+    pub fn block(&self, block: u32) -> PageKey {
+        PageKey::block(self.id, block)
+    }
+
+    /// The key of any page of the storage.
+    pub fn page(&self, page: PageNumber) -> PageKey {
+        PageKey { storage: self.id, page }
+    }
+}

@@ -1,0 +1,390 @@
+//! Large values: moved out of their row into overflow pages of the same storage, and read back by Postgres' detoasting.
+//!
+//! A row keeps a TOAST pointer whose value number names the overflow pages. Postgres opens the pointer's "TOAST relation", which
+//! is the table itself, and asks its access method for a slice. Values are counted by the row versions that name them: an update
+//! that leaves a value alone shares it, and pruning the last version frees it.
+
+use kalamdb_engine::cache::Wait;
+use kalamdb_engine::ids::{PageKey, PageNumber};
+use kalamdb_engine::page::{MAX_VERSION, OVERFLOW_PAYLOAD, PREFIX, PageKind, VERSION_HEADER};
+use kalamdb_engine::{Error, ErrorKind, Result};
+use pgrx::{pg_guard, pg_sys};
+
+use super::change::change_page;
+use super::slot;
+use super::storage::{Storage, relation_name};
+use crate::error::{OrRaise, raise};
+use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+
+/// Values longer than this leave their row, in bytes with their header.
+const INLINE_MAX: usize = 4096;
+
+/// Values shorter than this gain nothing by leaving their row.
+const OUTLINE_MIN: usize = 64;
+
+/// Bytes of a TOAST pointer: header, tag and `varatt_external`.
+const POINTER: usize = 18;
+
+/// Tag of a TOAST pointer to a stored value.
+const TAG_ON_DISK: u8 = 18;
+
+/// `varatt_external`, which may stand unaligned.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Pointer {
+    rawsize: i32,
+    extinfo: u32,
+    value: u32,
+    table: u32,
+}
+
+/// What matters of a column for storing its values.
+#[derive(Clone, Copy)]
+pub struct Attribute {
+    /// Whether values are passed in a Datum.
+    pub by_value: bool,
+    /// Postgres' attlen: -1 for varlena, -2 for C strings.
+    pub length: i32,
+    /// Whether values may leave the row.
+    movable: bool,
+}
+
+/// A column of a descriptor, counted from 0.
+///
+/// # Safety
+/// `descriptor` is valid and has that column.
+pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, column: usize) -> Attribute {
+    // SAFETY: see above.
+    let form = unsafe { &*(*descriptor).attrs.as_ptr().add(column) };
+    Attribute {
+        by_value: form.attbyval,
+        length: i32::from(form.attlen),
+        movable: form.attlen == -1 && form.attstorage != pg_sys::TYPSTORAGE_PLAIN as std::ffi::c_char,
+    }
+}
+
+/// A tuple taken apart.
+struct Columns {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Columns {
+    unsafe fn of(descriptor: pg_sys::TupleDesc, tuple: pg_sys::HeapTuple) -> Columns {
+        // SAFETY: the caller's tuple fits the descriptor.
+        unsafe {
+            let count = (*descriptor).natts as usize;
+            let mut columns = Columns { values: vec![pg_sys::Datum::from(0); count], nulls: vec![true; count] };
+            pg_sys::heap_deform_tuple(tuple, descriptor, columns.values.as_mut_ptr(), columns.nulls.as_mut_ptr());
+            columns
+        }
+    }
+
+    /// Address of a varlena value; nothing for NULL.
+    fn address(&self, column: usize) -> Option<*mut u8> {
+        (!self.nulls[column]).then(|| self.values[column].cast_mut_ptr::<u8>())
+    }
+}
+
+/// Whether a varlena value is a pointer of some kind.
+unsafe fn is_external(value: *const u8) -> bool {
+    // SAFETY: a varlena has at least one byte.
+    unsafe { *value == 1 }
+}
+
+/// The TOAST pointer that a varlena value is; nothing for other values.
+unsafe fn pointer_of(value: *const u8) -> Option<Pointer> {
+    // SAFETY: an external value has a tag, and one on disk is as long as a pointer.
+    unsafe {
+        if *value != 1 || *value.add(1) != TAG_ON_DISK {
+            return None;
+        }
+        Some(value.add(2).cast::<Pointer>().read_unaligned())
+    }
+}
+
+/// Whether a tuple has values that cannot stay in it.
+///
+/// # Safety
+/// `tuple` is a row of `rel`.
+pub unsafe fn needs_move(_rel: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> bool {
+    // SAFETY: see above.
+    unsafe {
+        (*(*tuple).t_data).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0 || (*tuple).t_len as usize > INLINE_MAX
+    }
+}
+
+/// A tuple with its large values stored in overflow pages and values of other tables taken in.
+///
+/// # Safety
+/// `tuple` is a row of `rel`; no latch is held.
+pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
+    let wait = BackendWait::new(storage.cache);
+    // SAFETY: the descriptor belongs to the open relation; new values are palloc'ed and live as long as the statement's context.
+    unsafe {
+        let descriptor = (*rel).rd_att;
+        let mut columns = Columns::of(descriptor, tuple);
+        let attributes: Vec<Attribute> = (0..columns.values.len()).map(|column| attribute(descriptor, column)).collect();
+        let mut inline = Vec::new();
+        for (column, form) in attributes.iter().enumerate() {
+            let Some(mut value) = columns.address(column).filter(|_| form.length == -1) else { continue };
+            if let Some(pointer) = pointer_of(value)
+                && pointer.table == (*rel).rd_id.to_u32()
+                && form.movable
+            {
+                share(storage, pointer.value, &wait).or_raise();
+                continue;
+            }
+            if is_external(value) {
+                value = pg_sys::detoast_external_attr(value.cast()).cast();
+                columns.values[column] = pg_sys::Datum::from(value);
+            }
+            let size = pgrx::varsize_any(value.cast());
+            if form.movable && size > INLINE_MAX {
+                columns.values[column] = store(rel, storage, value, &wait).or_raise();
+            } else if form.movable && size > OUTLINE_MIN {
+                inline.push((size, column));
+            }
+        }
+        // A row of many middling values still has to fit a page: the longest go first.
+        inline.sort_unstable();
+        while row_len(descriptor, &columns) > MAX_VERSION - PREFIX {
+            let Some((_, column)) = inline.pop() else { break };
+            let value = columns.values[column].cast_mut_ptr::<u8>();
+            columns.values[column] = store(rel, storage, value, &wait).or_raise();
+        }
+        let moved = pg_sys::heap_form_tuple(descriptor, columns.values.as_mut_ptr(), columns.nulls.as_mut_ptr());
+        (*moved).t_self = (*tuple).t_self;
+        (*moved).t_tableOid = (*tuple).t_tableOid;
+        moved
+    }
+}
+
+unsafe fn row_len(descriptor: pg_sys::TupleDesc, columns: &Columns) -> usize {
+    let bitmap = columns.nulls.len().div_ceil(8);
+    let header = (VERSION_HEADER - PREFIX + bitmap).next_multiple_of(8);
+    // SAFETY: values and nulls are as many as the descriptor's columns.
+    header
+        + unsafe {
+            pg_sys::heap_compute_data_size(descriptor, columns.values.as_ptr().cast_mut(), columns.nulls.as_ptr().cast_mut())
+        }
+}
+
+/// Stores a value in overflow pages; returns the pointer that stands for it.
+unsafe fn store(rel: pg_sys::Relation, storage: &Storage, value: *mut u8, wait: &dyn Wait) -> Result<pg_sys::Datum> {
+    // SAFETY: `value` is a plain, short or compressed varlena.
+    let (bytes, rawsize, extinfo) = unsafe { stored_form(value) };
+    let number = storage.descriptor.next_value.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    if number == u32::MAX {
+        return Err(Error::new(ErrorKind::LimitExceeded, format!("table \"{}\" has stored too many large values", relation_name(rel)))
+            .with_hint("VACUUM FULL numbers them anew."));
+    }
+    for (chunk, payload) in bytes.chunks(OVERFLOW_PAYLOAD).enumerate() {
+        let key = chunk_key(storage, number, chunk);
+        let mut page = storage.cache.create_page(key, wait)?.into_exclusive(wait)?;
+        let references = u32::from(chunk == 0);
+        change_page(&mut page, |page, record| {
+            page.init_overflow(0, references, bytes.len() as u32, payload);
+            record.overflow(0, references, bytes.len() as u32, payload);
+        });
+        drop(page);
+        check_for_interrupts();
+    }
+    // SAFETY: a fresh chunk of the pointer's size.
+    unsafe {
+        let pointer = pg_sys::palloc(POINTER).cast::<u8>();
+        *pointer = 1;
+        *pointer.add(1) = TAG_ON_DISK;
+        let body = Pointer { rawsize, extinfo, value: number, table: (*rel).rd_id.to_u32() };
+        pointer.add(2).cast::<Pointer>().write_unaligned(body);
+        Ok(pg_sys::Datum::from(pointer))
+    }
+}
+
+/// The bytes of a varlena that are stored, and the two sizes of its pointer, as Postgres' detoasting expects them.
+unsafe fn stored_form<'v>(value: *mut u8) -> (&'v [u8], i32, u32) {
+    const HEADER: usize = 4;
+    // SAFETY: the caller passes a varlena that is not external.
+    unsafe {
+        let size = pgrx::varsize_any(value.cast());
+        if *value & 1 == 1 {
+            // One-byte header.
+            let bytes = std::slice::from_raw_parts(value.add(1), size - 1);
+            return (bytes, (bytes.len() + HEADER) as i32, bytes.len() as u32);
+        }
+        let bytes = std::slice::from_raw_parts(value.add(HEADER), size - HEADER);
+        if *value & 3 == 2 {
+            // Compressed: the first word has the raw size and the method in its top two bits.
+            let info = value.add(HEADER).cast::<u32>().read_unaligned();
+            let rawsize = (info & 0x3FFF_FFFF) as usize + HEADER;
+            return (bytes, rawsize as i32, bytes.len() as u32 | (info & 0xC000_0000));
+        }
+        (bytes, size as i32, bytes.len() as u32)
+    }
+}
+
+fn chunk_key(storage: &Storage, value: u32, chunk: usize) -> PageKey {
+    storage.page(PageNumber::overflow(value, chunk as u32))
+}
+
+fn missing(value: u32, chunk: usize) -> Error {
+    Error::corrupt(format!("missing chunk {chunk} of large value {value}"))
+        .with_hint("Other rows are not affected; restore the row from a backup.")
+}
+
+/// Counts one more row version that names a value.
+fn share(storage: &Storage, value: u32, wait: &dyn Wait) -> Result<()> {
+    let mut page = storage.cache.read(chunk_key(storage, value, 0), wait)?.into_exclusive(wait)?;
+    if page.page().kind() != PageKind::Overflow {
+        return Err(missing(value, 0));
+    }
+    let references = page.page().overflow_refcount() + 1;
+    change_page(&mut page, |page, record| {
+        page.set_overflow_refcount(references);
+        record.refcount(references);
+    });
+    Ok(())
+}
+
+/// Gives up one reference to each value, as the row version that named it is gone; frees values nobody names.
+///
+/// # Errors
+/// Those of the cache.
+pub fn release(storage: &Storage, values: &[u32], wait: &dyn Wait) -> Result<()> {
+    for &value in values {
+        let mut page = storage.cache.read(chunk_key(storage, value, 0), wait)?.into_exclusive(wait)?;
+        if page.page().kind() != PageKind::Overflow {
+            continue;
+        }
+        let references = page.page().overflow_refcount();
+        if references > 1 {
+            change_page(&mut page, |page, record| {
+                page.set_overflow_refcount(references - 1);
+                record.refcount(references - 1);
+            });
+            continue;
+        }
+        let chunks = (page.page().overflow_total() as usize).div_ceil(OVERFLOW_PAYLOAD);
+        drop(page);
+        for chunk in (0..chunks).rev() {
+            let mut page = storage.cache.read(chunk_key(storage, value, chunk), wait)?.into_exclusive(wait)?;
+            change_page(&mut page, |page, record| {
+                page.init(PageKind::Unused, 0);
+                record.free();
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Calls `visit` with the address of every TOAST pointer of a tuple.
+unsafe fn each_pointer(descriptor: pg_sys::TupleDesc, tuple: pg_sys::HeapTuple, visit: &mut dyn FnMut(*mut u8, Pointer)) {
+    // SAFETY: the caller's tuple fits the descriptor.
+    unsafe {
+        let columns = Columns::of(descriptor, tuple);
+        for column in 0..columns.values.len() {
+            if attribute(descriptor, column).length != -1 {
+                continue;
+            }
+            if let Some(value) = columns.address(column)
+                && let Some(pointer) = pointer_of(value)
+            {
+                visit(value, pointer);
+            }
+        }
+    }
+}
+
+/// Collects the values that a stored version names.
+pub fn released_values(rel: pg_sys::Relation, version: &[u8], into: &mut Vec<u32>) {
+    let Some(tuple) = version.get(PREFIX..) else { return };
+    let mut tuple = pg_sys::HeapTupleData {
+        t_len: tuple.len() as u32,
+        t_self: slot::item_pointer(kalamdb_engine::ids::Tid::new(0, 1)),
+        // SAFETY: the relation is open.
+        t_tableOid: unsafe { (*rel).rd_id },
+        t_data: tuple.as_ptr() as *mut pg_sys::HeapTupleHeaderData,
+    };
+    // SAFETY: the version is a row of the relation; its bytes stay in place during the call.
+    unsafe { each_pointer((*rel).rd_att, &mut tuple, &mut |_, pointer| into.push(pointer.value)) };
+}
+
+/// Makes the pointers of a row in a slot name its table.
+///
+/// A rewrite stores rows under the OID of a transient table; afterwards their pointers name a table that is gone.
+///
+/// # Safety
+/// `slot` is a slot of ours that holds a row of `rel`.
+pub unsafe fn localize_slot(slot: *mut pg_sys::TupleTableSlot, rel: pg_sys::Relation) {
+    // SAFETY: see above; the copy is made in the slot's memory context.
+    unsafe {
+        let table = (*rel).rd_id.to_u32();
+        let descriptor = (*rel).rd_att;
+        let tuple = (*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
+        let mut foreign = false;
+        each_pointer(descriptor, tuple, &mut |_, pointer| foreign |= pointer.table != table);
+        if !foreign {
+            return;
+        }
+        let old = pg_sys::MemoryContextSwitchTo((*slot).tts_mcxt);
+        let copy = pg_sys::heap_copytuple(tuple);
+        pg_sys::MemoryContextSwitchTo(old);
+        each_pointer(descriptor, copy, &mut |value, mut pointer| {
+            pointer.table = table;
+            value.add(2).cast::<Pointer>().write_unaligned(pointer);
+        });
+        slot::store_owned(slot, copy);
+    }
+}
+
+/// Tables of ours keep large values themselves.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn relation_needs_toast_table(_rel: pg_sys::Relation) -> bool {
+    false
+}
+
+/// Never asked, as there is no TOAST table; heap would be right for one.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn relation_toast_am(_rel: pg_sys::Relation) -> pg_sys::Oid {
+    pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID)
+}
+
+/// Reads a slice of a large value for Postgres' detoasting.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn relation_fetch_toast_slice(
+    rel: pg_sys::Relation,
+    value: pg_sys::Oid,
+    total: i32,
+    offset: i32,
+    length: i32,
+    result: *mut pg_sys::varlena,
+) {
+    let storage = Storage::of(rel);
+    let wait = BackendWait::new(storage.cache);
+    let value = value.to_u32();
+    let (start, end) = (offset.max(0) as usize, (offset + length).max(0) as usize);
+    if end > total as usize {
+        raise(Error::corrupt(format!("slice of large value {value} ends behind the value")));
+    }
+    // SAFETY: Postgres allocated room for the slice behind the four-byte header.
+    let target = unsafe { std::slice::from_raw_parts_mut(result.cast::<u8>().add(4), end - start) };
+    let mut chunk = start / OVERFLOW_PAYLOAD;
+    let mut done = 0;
+    while start + done < end {
+        let pin = storage.cache.read(chunk_key(&storage, value, chunk), &wait).or_raise();
+        {
+            let guard = pin.shared(&wait).or_raise();
+            let payload = guard.page().overflow_payload();
+            let from = start + done - chunk * OVERFLOW_PAYLOAD;
+            let count = payload.len().saturating_sub(from).min(end - start - done);
+            if count == 0 {
+                raise(missing(value, chunk));
+            }
+            target[done..done + count].copy_from_slice(&payload[from..from + count]);
+            done += count;
+        }
+        drop(pin);
+        chunk += 1;
+        check_for_interrupts();
+    }
+}

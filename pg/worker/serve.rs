@@ -1,0 +1,222 @@
+//! The worker's main loop: positions of the log, checkpoints, the slot, the sweep, shutdown.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kalamdb_engine::cache::{Cache, Wait, futex, raise};
+use kalamdb_engine::engine::{Engine, Ticket};
+use kalamdb_engine::ids::Lsn;
+use kalamdb_engine::{Error, ErrorKind};
+use pgrx::pg_sys;
+
+use super::slot::Slot;
+use super::{directory, signals, sweeper};
+use crate::error::SqlError;
+use crate::ffi::interrupts::check_for_interrupts;
+use crate::{settings, wal};
+
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the worker waits at shutdown for the processes that use the cache.
+const USERS_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the engine may take for one thing that the main thread waits for.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// Why the main loop ended.
+pub enum Outcome {
+    /// The server stops, and everything is in the store.
+    Stopped,
+    /// The process was asked to leave while the server goes on.
+    Restart,
+    /// An engine thread failed.
+    Failed(String),
+}
+
+/// The running worker.
+pub struct Server {
+    cache: &'static Cache,
+    engine: Engine,
+    slot: Slot,
+    /// The checkpoint on its way.
+    pending: Option<Ticket>,
+    last_checkpoint: Instant,
+    last_sweep: Instant,
+}
+
+/// Ends the process if the postmaster is gone.
+pub fn leave_with_postmaster() {
+    unsafe extern "C-unwind" {
+        fn PostmasterIsAliveInternal() -> bool;
+    }
+    // SAFETY: the worker is a child of the postmaster; the call reads a pipe without waiting.
+    if !unsafe { PostmasterIsAliveInternal() } {
+        // Nothing needs to be saved: the log has everything.
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(1) };
+    }
+}
+
+/// Publishes the positions of the log, after flushing it as far as the engine needs it.
+fn publish_log_positions(cache: &Cache) {
+    let header = cache.header();
+    let wanted = Lsn(header.wanted_flush.load(Ordering::Acquire));
+    if wanted > wal::flushed_lsn() {
+        wal::flush(wanted);
+    }
+    let flushed = wal::flushed_lsn();
+    header.insert_lsn.store(wal::end_lsn().0, Ordering::Release);
+    if header.flushed_lsn.swap(flushed.0, Ordering::AcqRel) < flushed.0 {
+        raise(&header.writer_wake);
+    }
+}
+
+/// What the main thread does while it waits for the engine: what the engine needs of it.
+pub struct MainThreadWait {
+    cache: &'static Cache,
+    begun: Instant,
+}
+
+impl MainThreadWait {
+    /// A wait that begins now.
+    pub fn new(cache: &'static Cache) -> MainThreadWait {
+        MainThreadWait { cache, begun: Instant::now() }
+    }
+}
+
+impl Wait for MainThreadWait {
+    fn pause(&self) -> kalamdb_engine::Result<()> {
+        leave_with_postmaster();
+        check_for_interrupts();
+        publish_log_positions(self.cache);
+        if self.begun.elapsed() < LONGEST_WAIT {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the KalamDB store did not become durable in time"))
+    }
+}
+
+impl Server {
+    /// A server for an engine that is ready.
+    pub fn new(cache: &'static Cache, engine: Engine, slot: Slot) -> Server {
+        let now = Instant::now();
+        Server { cache, engine, slot, pending: None, last_checkpoint: now, last_sweep: now }
+    }
+
+    /// Serves until the server stops or the engine fails.
+    pub fn run(mut self) -> Result<Outcome, SqlError> {
+        let main_wake = &self.cache.header().main_wake;
+        loop {
+            let seen = main_wake.load(Ordering::Acquire);
+            if let Some(message) = self.step()? {
+                return Ok(Outcome::Failed(message));
+            }
+            if signals::terminate_requested() {
+                return self.stop();
+            }
+            futex::wait(main_wake, seen);
+        }
+    }
+
+    /// One round of everything the main thread does; the message of the engine if it failed.
+    fn step(&mut self) -> Result<Option<String>, SqlError> {
+        leave_with_postmaster();
+        check_for_interrupts();
+        if signals::take_reload_request() {
+            // SAFETY: called between statements, of which the worker has none.
+            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        }
+        publish_log_positions(self.cache);
+        for message in self.engine.take_messages() {
+            pgrx::log!("{message}");
+        }
+        if let Some(message) = self.engine.failure() {
+            return Ok(Some(message));
+        }
+        self.slot.advance(self.engine.durable());
+        self.start_checkpoint_if_due();
+        if self.last_sweep.elapsed() >= SWEEP_INTERVAL {
+            self.sweep();
+        }
+        Ok(None)
+    }
+
+    fn start_checkpoint_if_due(&mut self) {
+        if self.pending.is_some_and(|ticket| !self.engine.is_complete(ticket)) {
+            return;
+        }
+        self.pending = None;
+        let header = self.cache.header();
+        let asked = header.checkpoints_wanted.load(Ordering::Acquire) > header.checkpoints_done.load(Ordering::Acquire);
+        if asked || self.is_checkpoint_due() {
+            self.last_checkpoint = Instant::now();
+            self.pending = Some(self.engine.checkpoint(flushed_end));
+        }
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        let dirty = u64::from(self.cache.header().dirty_frames.load(Ordering::Relaxed));
+        let dirty_limit = u64::from(self.cache.frame_count()) * settings::checkpoint_dirty_percent() / 100;
+        let distance = wal::insert_lsn().0.saturating_sub(self.engine.durable().0);
+        let elapsed = self.last_checkpoint.elapsed();
+        // A limit that is passed at once again must not make one checkpoint follow the other.
+        let rested = elapsed >= Duration::from_secs(1);
+        let anything = dirty > 0 || distance >= segment_bytes();
+        (anything && elapsed >= settings::checkpoint_interval())
+            || (rested && dirty > dirty_limit)
+            || (rested && distance > distance_limit())
+    }
+
+    fn sweep(&mut self) {
+        self.last_sweep = Instant::now();
+        for storage in sweeper::find_orphans(self.cache) {
+            self.engine.purge(storage);
+        }
+    }
+
+    /// Outlives all users of the cache, brings everything into the store and closes it.
+    fn stop(mut self) -> Result<Outcome, SqlError> {
+        let stopping = directory::server_is_stopping();
+        let begun = Instant::now();
+        while stopping && self.users() > 0 && begun.elapsed() < USERS_LIMIT {
+            if let Some(message) = self.step()? {
+                return Ok(Outcome::Failed(message));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let Server { cache, engine, slot, .. } = self;
+        let end = flushed_end();
+        signals::with_all_blocked(|| engine.shutdown(end, &MainThreadWait::new(cache)))?;
+        slot.advance(Lsn(cache.header().durable_lsn.load(Ordering::Acquire)));
+        Ok(if stopping { Outcome::Stopped } else { Outcome::Restart })
+    }
+
+    fn users(&self) -> u32 {
+        self.cache.header().attached.load(Ordering::Acquire)
+    }
+}
+
+/// The end of the log, flushed up to there.
+///
+/// The store must never be ahead of the log on disk: after a crash its positions would be given out again.
+fn flushed_end() -> Lsn {
+    let end = wal::end_lsn();
+    wal::flush(end);
+    end
+}
+
+fn segment_bytes() -> u64 {
+    // SAFETY: set once at the start of the server.
+    unsafe { pg_sys::wal_segment_size as u64 }
+}
+
+/// How far the log may run ahead of the store: it bounds the time of a replay and the log that the slot holds.
+fn distance_limit() -> u64 {
+    const MB: u64 = 1 << 20;
+    // SAFETY: settings of the server, changed only by this process when it reads its configuration.
+    let (max_wal, max_slot) = unsafe { (pg_sys::max_wal_size_mb, pg_sys::max_slot_wal_keep_size_mb) };
+    let by_recovery = u64::try_from(max_wal).unwrap_or(1024) * MB / 2;
+    // A slot that falls behind its own limit loses its log, and the store with it.
+    let by_slot = u64::try_from(max_slot).map_or(u64::MAX, |limit| limit * MB / 4);
+    by_recovery.min(by_slot).max(segment_bytes())
+}

@@ -1,0 +1,401 @@
+//! What is measured: each workload with its target, and how one turn of it runs on one side.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use kalamdb_tests::{Cluster, sql};
+use postgres::Client;
+
+use crate::data;
+
+/// One of the two access methods that are compared; each has its own schema in one database.
+#[derive(Debug, Clone)]
+pub struct Side {
+    pub schema: &'static str,
+    pub method: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target {
+    /// Our speed divided by heap's is at least this.
+    Speed(f64),
+    /// Our size divided by heap's is at most this.
+    Size(f64),
+    /// Shown for information.
+    None,
+}
+
+pub struct Workload {
+    pub name: &'static str,
+    pub title: &'static str,
+    pub unit: &'static str,
+    pub target: Target,
+    kind: Kind,
+}
+
+enum Kind {
+    Insert { clients: u32, synchronous: bool },
+    Copy { indexed: bool },
+    Size,
+    Query(&'static str),
+    Script { text: &'static str, clients: u32 },
+    Update { clients: u32, synchronous: bool },
+    TpcB,
+}
+
+const LOOKUP: &str = "\\set id random(1, :rows)\nSELECT * FROM history WHERE id = :id;\n";
+const RECENT: &str = "\\set c random(1, :conversations)
+SELECT id, body, created_at, metadata FROM history WHERE conversation_id = :c ORDER BY id DESC LIMIT 50;\n";
+
+pub fn all() -> Vec<Workload> {
+    let workload = |name, title, unit, target, kind| Workload { name, title, unit, target, kind };
+    let insert = |clients, synchronous| Kind::Insert { clients, synchronous };
+    let update = |clients, synchronous| Kind::Update { clients, synchronous };
+    let script = |text, clients| Kind::Script { text, clients };
+    vec![
+        workload("insert-1", "INSERT of one row, 1 client", "tx/s", Target::Speed(0.9), insert(1, true)),
+        workload("insert-8", "INSERT of one row, 8 clients", "tx/s", Target::Speed(0.9), insert(8, true)),
+        workload(
+            "insert-1-async",
+            "INSERT of one row, 1 client, synchronous_commit off",
+            "tx/s",
+            Target::Speed(0.9),
+            insert(1, false),
+        ),
+        workload(
+            "insert-8-async",
+            "INSERT of one row, 8 clients, synchronous_commit off",
+            "tx/s",
+            Target::Speed(0.9),
+            insert(8, false),
+        ),
+        workload("copy", "COPY without indexes", "rows/s", Target::Speed(0.9), Kind::Copy { indexed: false }),
+        workload(
+            "copy-indexed",
+            "COPY with primary key and one index",
+            "rows/s",
+            Target::Speed(0.9),
+            Kind::Copy { indexed: true },
+        ),
+        workload("size", "table on disk after a checkpoint", "bytes", Target::Size(0.6), Kind::Size),
+        workload("count", "count(*), serial", "rows/s", Target::Speed(0.7), Kind::Query("SELECT count(*) FROM history")),
+        workload(
+            "sum",
+            "sum over one column, serial",
+            "rows/s",
+            Target::Speed(0.7),
+            Kind::Query("SELECT sum(conversation_id) FROM history"),
+        ),
+        workload(
+            "filter",
+            "filter on text and sum of its length, serial",
+            "rows/s",
+            Target::None,
+            Kind::Query("SELECT count(*), sum(length(body)) FROM history WHERE body LIKE '%transaction%'"),
+        ),
+        workload("lookup-1", "lookup by primary key, 1 client", "tx/s", Target::Speed(0.85), script(LOOKUP, 1)),
+        workload("lookup-8", "lookup by primary key, 8 clients", "tx/s", Target::Speed(0.85), script(LOOKUP, 8)),
+        workload("recent-1", "last 50 messages of a conversation, 1 client", "tx/s", Target::Speed(0.85), script(RECENT, 1)),
+        workload("recent-8", "last 50 messages of a conversation, 8 clients", "tx/s", Target::Speed(0.85), script(RECENT, 8)),
+        workload("update-1", "UPDATE of one row by key, 1 client", "tx/s", Target::Speed(0.8), update(1, true)),
+        workload("update-8", "UPDATE of one row by key, 8 clients", "tx/s", Target::Speed(0.8), update(8, true)),
+        workload(
+            "update-1-async",
+            "UPDATE of one row by key, 1 client, synchronous_commit off",
+            "tx/s",
+            Target::Speed(0.8),
+            update(1, false),
+        ),
+        workload(
+            "update-8-async",
+            "UPDATE of one row by key, 8 clients, synchronous_commit off",
+            "tx/s",
+            Target::Speed(0.8),
+            update(8, false),
+        ),
+        workload("tpcb", "pgbench TPC-B, 8 clients", "tx/s", Target::Speed(0.85), Kind::TpcB),
+    ]
+}
+
+/// Sizes of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    pub rows: u64,
+    pub seconds: u32,
+    pub tpcb_scale: u32,
+    pub seed: u64,
+}
+
+const DATABASE: &str = "bench";
+
+/// How long a server may take to come back when a workload crashed it.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// The private server with its tables, filled as the workloads need them.
+pub struct Bench<'a> {
+    cluster: &'a Cluster,
+    pub client: Client,
+    scale: Scale,
+    pub sides: [Side; 2],
+    /// Size of the history table on disk, measured when it is loaded.
+    history_bytes: [Option<u64>; 2],
+    tpcb_ready: [bool; 2],
+    pub data_bytes: u64,
+}
+
+impl<'a> Bench<'a> {
+    pub fn create(cluster: &'a Cluster, scale: Scale) -> Result<Self> {
+        let mut client = cluster.create_database(DATABASE)?;
+        let method = cluster.installation().method.clone();
+        let sides = [Side { schema: "heap_side", method: "heap".into() }, Side { schema: "our_side", method }];
+        for Side { schema, method } in &sides {
+            let columns =
+                "conversation_id bigint NOT NULL, body text NOT NULL, created_at timestamptz NOT NULL, metadata jsonb NOT NULL";
+            client.batch_execute(&format!(
+                "CREATE SCHEMA {schema};
+                 CREATE TABLE {schema}.inserted (id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, {columns}) USING {method};
+                 CREATE TABLE {schema}.copied (id bigint, {columns}) USING {method};
+                 CREATE TABLE {schema}.copied_indexed (id bigint PRIMARY KEY, {columns}) USING {method};
+                 CREATE INDEX ON {schema}.copied_indexed (conversation_id, id);
+                 CREATE TABLE {schema}.history (id bigint PRIMARY KEY, {columns}) USING {method};
+                 CREATE INDEX ON {schema}.history (conversation_id, id);"
+            ))?;
+        }
+        let data_bytes = data::write_messages(&cluster.directory().join("messages.copy"), scale.rows, scale.seed)?;
+        Ok(Bench { cluster, client, scale, sides, history_bytes: [None; 2], tpcb_ready: [false; 2], data_bytes })
+    }
+
+    pub fn reconnect(&mut self) -> Result<()> {
+        let deadline = Instant::now() + RECOVERY;
+        loop {
+            match self.cluster.connect(DATABASE) {
+                Ok(client) => break self.client = client,
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn of a workload on one side: its rate, or its size. `seconds` is the length of timed loads.
+    pub fn turn(&mut self, workload: &Workload, side: usize, seconds: u32) -> Result<f64> {
+        match &workload.kind {
+            Kind::Insert { clients, synchronous } => {
+                let schema = self.sides[side].schema;
+                self.client.batch_execute(&format!("TRUNCATE {schema}.inserted RESTART IDENTITY"))?;
+                self.settle()?;
+                self.pgbench(side, &insert_script(), *clients, *synchronous, seconds)
+            }
+            Kind::Copy { indexed } => {
+                let table = format!("{}.{}", self.sides[side].schema, if *indexed { "copied_indexed" } else { "copied" });
+                self.client.batch_execute(&format!("TRUNCATE {table}"))?;
+                self.settle()?;
+                let elapsed = self.copy_into(&table)?;
+                self.client.batch_execute(&format!("TRUNCATE {table}"))?;
+                Ok(self.scale.rows as f64 / elapsed)
+            }
+            Kind::Size => {
+                self.load_history(side)?;
+                Ok(self.history_bytes[side].context("the size of the history table was not measured")? as f64)
+            }
+            Kind::Query(query) => {
+                self.load_history(side)?;
+                self.time_query(side, query, seconds)
+            }
+            Kind::Script { text, clients } => {
+                self.load_history(side)?;
+                self.pgbench(side, text, *clients, true, seconds)
+            }
+            Kind::Update { clients, synchronous } => {
+                self.load_history(side)?;
+                self.client.batch_execute(&format!("VACUUM {}.history", self.sides[side].schema))?;
+                self.settle()?;
+                self.pgbench(side, &update_script(), *clients, *synchronous, seconds)
+            }
+            Kind::TpcB => self.tpcb(side, seconds),
+        }
+    }
+
+    /// Writes out what earlier turns left behind, so that no turn pays for another.
+    fn settle(&mut self) -> Result<()> {
+        self.client.batch_execute("CHECKPOINT")?;
+        if self.has_function("checkpoint")? {
+            self.client.batch_execute("SELECT kalam.checkpoint()")?;
+        }
+        Ok(())
+    }
+
+    fn has_function(&mut self, name: &str) -> Result<bool> {
+        let query = "SELECT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname = 'kalam' AND proname = $1)";
+        Ok(self.client.query_one(query, &[&name])?.get(0))
+    }
+
+    fn copy_into(&mut self, table: &str) -> Result<f64> {
+        let path = self.cluster.directory().join("messages.copy");
+        let started = Instant::now();
+        // The server reads the file itself: the measurement has no client in it.
+        let rows = self.client.execute(&format!("COPY {table} FROM {}", sql::literal(&path.display().to_string())), &[])?;
+        let elapsed = started.elapsed().as_secs_f64();
+        ensure!(rows == self.scale.rows, "COPY wrote {rows} rows");
+        Ok(elapsed)
+    }
+
+    fn load_history(&mut self, side: usize) -> Result<()> {
+        if self.history_bytes[side].is_some() {
+            return Ok(());
+        }
+        let Side { schema, method } = self.sides[side].clone();
+        let table = format!("{schema}.history");
+        self.settle()?;
+        let before = self.store_bytes();
+        self.copy_into(&table)?;
+        self.client.batch_execute(&format!("VACUUM (FREEZE, ANALYZE) {table}"))?;
+        self.settle()?;
+        let bytes = if method == "heap" {
+            self.client.query_one("SELECT pg_table_size($1::text::regclass)", &[&table])?.get::<_, i64>(0) as u64
+        } else if self.has_function("table_stats")? {
+            let query = format!("SELECT hot_bytes::bigint FROM kalam.table_stats({})", sql::literal(&table));
+            self.client.query_one(&query, &[])?.get::<_, i64>(0) as u64
+        } else {
+            self.store_bytes().saturating_sub(before)
+        };
+        self.history_bytes[side] = Some(bytes);
+        Ok(())
+    }
+
+    /// Bytes of the engine's store, all tables together.
+    fn store_bytes(&self) -> u64 {
+        directory_bytes(&self.cluster.data().join("pgsql_tmp_kalamdb"))
+    }
+
+    /// The median of at least three executions, as rows per second.
+    fn time_query(&mut self, side: usize, query: &str, seconds: u32) -> Result<f64> {
+        let schema = self.sides[side].schema;
+        self.client.batch_execute(&format!("SET search_path = {schema}"))?;
+        let mut times: Vec<f64> = Vec::new();
+        while times.len() < 3 || times.iter().sum::<f64>() < f64::from(seconds) / 2.0 {
+            let started = Instant::now();
+            let rows = self.client.query(query, &[])?;
+            times.push(started.elapsed().as_secs_f64());
+            ensure!(rows.len() == 1, "{query}: {} rows", rows.len());
+        }
+        self.client.batch_execute("RESET search_path")?;
+        Ok(self.scale.rows as f64 / crate::report::median(&times))
+    }
+
+    /// The machine's own limits where the server writes: flushes of 8 kB per second, and sequentially written bytes per second.
+    pub fn raw_limits(&self) -> Result<(f64, f64)> {
+        let path = self.cluster.directory().join("limit");
+        let mut file = fs::File::create(&path)?;
+        let block = [0x5a_u8; 8192];
+        let (started, mut flushes) = (Instant::now(), 0);
+        while started.elapsed().as_secs_f64() < 1.0 {
+            file.write_all(&block)?;
+            file.sync_data()?;
+            flushes += 1;
+        }
+        let flush_rate = f64::from(flushes) / started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        for _ in 0..32 * 1024 {
+            file.write_all(&block)?;
+        }
+        file.sync_data()?;
+        let write_rate = 32.0 * 1024.0 * 8192.0 / started.elapsed().as_secs_f64();
+        fs::remove_file(&path)?;
+        Ok((flush_rate, write_rate))
+    }
+
+    fn pgbench(&self, side: usize, script: &str, clients: u32, synchronous: bool, seconds: u32) -> Result<f64> {
+        let path = self.cluster.directory().join("script.sql");
+        fs::write(&path, script)?;
+        let conversations = (self.scale.rows / data::MESSAGES_PER_CONVERSATION).max(1);
+        let arguments = [
+            "-M".into(),
+            "prepared".into(),
+            "-f".into(),
+            path.display().to_string(),
+            format!("-Drows={}", self.scale.rows),
+            format!("-Dconversations={conversations}"),
+        ];
+        let commit = if synchronous { "on" } else { "off" };
+        let options = format!("-c search_path={} -c synchronous_commit={commit}", self.sides[side].schema);
+        self.run_pgbench(DATABASE, &options, &arguments, clients, seconds)
+    }
+
+    fn run_pgbench(&self, database: &str, options: &str, arguments: &[String], clients: u32, seconds: u32) -> Result<f64> {
+        let threads = clients.min(2);
+        let output = self
+            .cluster
+            .client_command("pgbench", database)
+            .env("PGOPTIONS", options)
+            .args(["-n", &format!("-c{clients}"), &format!("-j{threads}"), &format!("-T{seconds}")])
+            .arg(format!("--random-seed={}", self.scale.seed))
+            .args(arguments)
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let complaint = || {
+            anyhow!("pgbench: {}", errors.lines().filter(|line| line.contains("error")).take(3).collect::<Vec<_>>().join("; "))
+        };
+        ensure!(output.status.success() && !errors.contains("ERROR:"), complaint());
+        let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")).and_then(|rest| rest.split(' ').next());
+        tps.and_then(|tps| tps.parse().ok()).with_context(|| format!("pgbench printed no tps:\n{text}"))
+    }
+
+    fn tpcb(&mut self, side: usize, seconds: u32) -> Result<f64> {
+        let Side { schema, method } = self.sides[side].clone();
+        let database = format!("tpcb_{schema}");
+        if !self.tpcb_ready[side] {
+            self.cluster.create_database(&database)?;
+            let output = self
+                .cluster
+                .client_command("pgbench", &database)
+                .env("PGOPTIONS", format!("-c default_table_access_method={method}"))
+                .args(["-i", "-q", &format!("-s{}", self.scale.tpcb_scale)])
+                .output()?;
+            if !output.status.success() {
+                bail!("pgbench -i: {}", String::from_utf8_lossy(&output.stderr));
+            }
+            self.tpcb_ready[side] = true;
+        }
+        self.cluster.connect(&database)?.batch_execute("VACUUM ANALYZE")?;
+        self.settle()?;
+        self.run_pgbench(&database, "", &["-M".into(), "prepared".into()], 8, seconds)
+    }
+}
+
+/// Draws where a script cuts its message of 20 to 220 bytes out of the sample text.
+const DRAW_CUT: &str = "\\set o random(1, 400)\n\\set l random(20, 220)\n";
+
+fn insert_script() -> String {
+    format!(
+        "\\set c random(1, :conversations)\n{}INSERT INTO inserted (conversation_id, body, created_at, metadata) \
+         VALUES (:c, substr('{}'::text, :o::int, :l::int), now(), '{{\"role\": \"user\", \"model\": \"m-3\", \"tokens\": 57}}');\n",
+        DRAW_CUT,
+        data::sample(640)
+    )
+}
+
+fn update_script() -> String {
+    format!(
+        "\\set id random(1, :rows)\n{}UPDATE history SET body = substr('{}'::text, :o::int, :l::int) WHERE id = :id;\n",
+        DRAW_CUT,
+        data::sample(640)
+    )
+}
+
+fn directory_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => directory_bytes(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            // A file may vanish between listing and asking.
+            Err(_) => 0,
+        })
+        .sum()
+}
