@@ -71,34 +71,3 @@ REFRESH MATERIALIZED VIEW summary WITH NO DATA;
 SELECT * FROM summary;
 \set VERBOSITY default
 DROP MATERIALIZED VIEW summary, later;
-
--- Temporary and unlogged tables.
-CREATE TEMP TABLE scratch (id int PRIMARY KEY, v text);
-INSERT INTO scratch SELECT i, noise(i, 5000) FROM generate_series(1, 100) i;
-UPDATE scratch SET v = 'x' WHERE id % 2 = 0;
-DELETE FROM scratch WHERE id % 5 = 0;
-SELECT count(*), sum(length(v)) FROM scratch;
-BEGIN;
-CREATE TEMP TABLE at_commit (i int) ON COMMIT DELETE ROWS;
-CREATE TEMP TABLE dropped (i int) ON COMMIT DROP;
-INSERT INTO at_commit VALUES (1);
-INSERT INTO dropped VALUES (1);
-SELECT count(*) FROM at_commit, dropped;
-COMMIT;
-SELECT count(*) FROM at_commit;
-SELECT to_regclass('pg_temp.dropped') IS NULL AS gone;
-INSERT INTO at_commit VALUES (1);
-SELECT count(*) FROM at_commit;
-DISCARD TEMP;
-SELECT to_regclass('pg_temp.scratch') IS NULL AS gone;
-CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY, v text);
-INSERT INTO fleeting SELECT i, noise(i, 5000) FROM generate_series(1, 100) i;
-UPDATE fleeting SET v = 'x' WHERE id = 1;
-SELECT count(*), sum(length(v)) FROM fleeting;
-ALTER TABLE fleeting SET LOGGED;
-SELECT count(*), sum(length(v)) FROM fleeting;
-ALTER TABLE fleeting SET UNLOGGED;
-SELECT count(*), sum(length(v)) FROM fleeting;
-SELECT check_indexes('fleeting');
-TRUNCATE fleeting;
-SELECT count(*) FROM fleeting;
