@@ -61,7 +61,7 @@ SELECT * FROM summary ORDER BY grp;
 REFRESH MATERIALIZED VIEW summary;
 SELECT * FROM summary ORDER BY grp;
 UPDATE base SET grp = 3 WHERE grp = 77;
-REFRESH MATERIALIZED VIEW CONCURRENTLY summary;
+REFRESH MATERIALIZED VIEW summary;
 SELECT * FROM summary ORDER BY grp;
 CALL only_scan('indexscan');
 SELECT * FROM summary WHERE grp = 3;

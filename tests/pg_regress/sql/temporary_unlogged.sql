@@ -48,3 +48,19 @@ ROLLBACK;
 SELECT v FROM hidden;
 DROP TABLE pg_temp.hidden;
 SELECT v FROM hidden;
+
+-- A concurrent refresh of a materialized view works through a temporary table.
+CREATE TABLE base (id int PRIMARY KEY, grp int, v text);
+INSERT INTO base SELECT i, i % 5, noise(i, 3000) FROM generate_series(1, 500) i;
+CREATE MATERIALIZED VIEW summary AS SELECT grp, count(*) AS n, max(id) AS last, max(v) AS v FROM base GROUP BY grp;
+\set VERBOSITY sqlstate
+REFRESH MATERIALIZED VIEW CONCURRENTLY summary;
+\set VERBOSITY default
+CREATE UNIQUE INDEX ON summary (grp);
+UPDATE base SET grp = 7 WHERE id % 50 = 0;
+DELETE FROM base WHERE grp = 1;
+REFRESH MATERIALIZED VIEW CONCURRENTLY summary;
+SELECT grp, n, last, md5(v) FROM summary ORDER BY grp;
+SELECT count(*) FROM (SELECT grp, n, last, v FROM summary EXCEPT SELECT grp, count(*), max(id), max(v) FROM base GROUP BY grp) x;
+REFRESH MATERIALIZED VIEW CONCURRENTLY summary;
+SELECT check_indexes('summary');
