@@ -7,7 +7,7 @@ SELECT current_setting('default_table_access_method') = 'heap' AS on_heap \gset
 CREATE SCHEMA extension;
 SET search_path = extension, public;
 SELECT amtype, amhandler::regproc FROM pg_am WHERE amname = 'kalam_shared';
-SELECT n.nspname, e.extrelocatable FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'kalamdb';
+SELECT extrelocatable FROM pg_extension WHERE extname = 'kalamdb';
 -- Every function has a comment, and none can be called by everybody unless it
 -- is meant to be.
 SELECT p.proname FROM pg_proc p WHERE pronamespace = 'kalam'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL;
@@ -21,7 +21,7 @@ CREATE TABLE theirs (id int PRIMARY KEY, v text) USING heap;
 CREATE MATERIALIZED VIEW seen USING kalam_shared AS SELECT 1 AS one;
 CREATE TABLE filled USING kalam_shared AS SELECT generate_series(1, 10) AS i;
 SELECT c.relname, a.amname FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE relnamespace = 'extension'::regnamespace AND relkind IN ('r', 'm') ORDER BY 1;
-INSERT INTO ours SELECT i, noise(i, i * 20) FROM generate_series(1, 500) i;
+INSERT INTO ours SELECT i, noise(i, i * 5) FROM generate_series(1, 500) i;
 INSERT INTO theirs SELECT * FROM ours;
 SELECT fingerprint('ours') = fingerprint('theirs') AS same;
 UPDATE theirs SET v = ours.v || '!' FROM ours WHERE ours.id = theirs.id AND ours.id % 2 = 0;
@@ -42,24 +42,23 @@ CREATE TABLE wrong (i int) USING kalam_shared WITH (fillfactor = 5);
 -- From heap and back.
 ALTER TABLE theirs SET ACCESS METHOD kalam_shared;
 SELECT a.amname FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE c.oid = 'theirs'::regclass;
-SELECT count(*), bool_and(v = noise(id, id * 20) || CASE WHEN id % 2 = 0 THEN '!' ELSE '' END) FROM theirs;
+SELECT count(*), bool_and(v = noise(id, id * 5) || CASE WHEN id % 2 = 0 THEN '!' ELSE '' END) FROM theirs;
 SELECT check_indexes('theirs');
 BEGIN;
 ALTER TABLE theirs SET ACCESS METHOD heap;
 SELECT count(*) FROM theirs;
 ROLLBACK;
-SELECT count(*), bool_and(v = noise(id, id * 20) || CASE WHEN id % 2 = 0 THEN '!' ELSE '' END) FROM theirs;
+SELECT count(*), bool_and(v = noise(id, id * 5) || CASE WHEN id % 2 = 0 THEN '!' ELSE '' END) FROM theirs;
 ALTER TABLE theirs SET ACCESS METHOD heap;
-SELECT count(*), bool_and(v = noise(id, id * 20) || CASE WHEN id % 2 = 0 THEN '!' ELSE '' END) FROM theirs;
+SELECT count(*), bool_and(v = noise(id, id * 5) || CASE WHEN id % 2 = 0 THEN '!' ELSE '' END) FROM theirs;
 SELECT check_indexes('theirs');
 
--- Nothing else can have the access method, and nobody can pull it away.
+-- Nobody can pull the access method away.
 \set VERBOSITY sqlstate
 SELECT kalam.shared_handler(NULL);
-CREATE INDEX ON ours USING kalam_shared (id);
 DROP ACCESS METHOD kalam_shared;
 DROP EXTENSION kalamdb;
-ALTER EXTENSION kalamdb SET SCHEMA public;
+ALTER EXTENSION kalamdb SET SCHEMA extension;
 \set VERBOSITY default
 
 -- Settings: bounds, and no invented names.
@@ -94,11 +93,3 @@ SELECT count(*) > 10 AS several FROM kalam.stats();
 RESET ROLE;
 DROP OWNED BY regress_kalam_nobody;
 DROP ROLE regress_kalam_nobody;
-
--- The storages of dropped and truncated tables are forgotten.
-BEGIN;
-CREATE TABLE brief (i int) USING kalam_shared;
-INSERT INTO brief SELECT generate_series(1, 1000);
-ROLLBACK;
-SELECT kalam.checkpoint();
-SELECT count(*) FROM ours;
