@@ -14,7 +14,8 @@ const WORKER_ABSENCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a backend does while it waits for the engine: serve interrupts, and give up when the engine is gone.
 ///
-/// An interrupt may end the statement by unwinding, so whatever is held across the wait must give itself back on drop.
+/// An interrupt that ends the statement or the session ends the wait with an error instead of being served inside it: leaving
+/// the process here would leave pins behind, which only unwinding gives back.
 pub struct BackendWait {
     cache: Cache,
     absent_since: Cell<Option<Instant>>,
@@ -55,8 +56,23 @@ impl BackendWait {
 
 impl Wait for BackendWait {
     fn pause(&self) -> Result<()> {
+        if interrupt_ends_statement() {
+            return Err(Error::new(ErrorKind::Cancelled, "canceling statement due to user request"));
+        }
         check_for_interrupts();
         self.check_worker()
+    }
+}
+
+/// Whether serving interrupts now would end the statement or the session.
+fn interrupt_ends_statement() -> bool {
+    // SAFETY: flags and counters of this process, set by its signal handlers.
+    unsafe {
+        if pg_sys::InterruptPending == 0 || pg_sys::InterruptHoldoffCount != 0 || pg_sys::CritSectionCount != 0 {
+            return false;
+        }
+        let cancelled = pg_sys::QueryCancelPending != 0 && pg_sys::QueryCancelHoldoffCount == 0;
+        cancelled || pg_sys::ProcDiePending != 0 || pg_sys::ClientConnectionLost != 0
     }
 }
 
@@ -76,11 +92,7 @@ pub fn hold_interrupts() {
 /// Undoes one [`hold_interrupts`].
 pub fn resume_interrupts() {
     // SAFETY: as above. Postgres resets the counter to zero when it raises an ERROR, before guards are dropped.
-    unsafe {
-        if pg_sys::InterruptHoldoffCount > 0 {
-            pg_sys::InterruptHoldoffCount -= 1;
-        }
-    }
+    unsafe { pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1) };
 }
 
 /// A stretch in which every ERROR becomes a PANIC: from the first change of a shared page to its log record.
