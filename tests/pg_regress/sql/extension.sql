@@ -28,9 +28,6 @@ UPDATE theirs SET v = ours.v || '!' FROM ours WHERE ours.id = theirs.id AND ours
 DELETE FROM ours USING theirs WHERE ours.id = theirs.id AND theirs.v LIKE '%!';
 SELECT (SELECT count(*) FROM ours), (SELECT count(*) FROM theirs);
 
--- Large values stay in the table's own storage.
-SELECT reltoastrelid = 0 AS no_toast FROM pg_class WHERE oid = 'ours'::regclass;
-
 -- Heap's options are accepted, unknown ones are not.
 CREATE TABLE optioned (i int) USING kalam_shared WITH (fillfactor = 50, autovacuum_enabled = off, parallel_workers = 3);
 SELECT reloptions FROM pg_class WHERE oid = 'optioned'::regclass;
@@ -52,6 +49,17 @@ SELECT count(*), bool_and(v = noise(id, id * 5) || CASE WHEN id % 2 = 0 THEN '!'
 ALTER TABLE theirs SET ACCESS METHOD heap;
 SELECT count(*), bool_and(v = noise(id, id * 5) || CASE WHEN id % 2 = 0 THEN '!' ELSE '' END) FROM theirs;
 SELECT check_indexes('theirs');
+
+-- What is not supported is refused, and changes nothing.
+\set VERBOSITY sqlstate
+VACUUM FULL ours;
+CLUSTER ours USING ours_pkey;
+CREATE TEMP TABLE refused (i int) USING kalam_shared;
+CREATE UNLOGGED TABLE refused (i int) USING kalam_shared;
+ALTER TABLE ours SET UNLOGGED;
+\set VERBOSITY default
+SELECT count(*), bool_and(v = noise(id, id * 5)) FROM ours;
+SELECT check_indexes('ours');
 
 -- Nobody can pull the access method away.
 \set VERBOSITY sqlstate
