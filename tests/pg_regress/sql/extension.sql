@@ -52,8 +52,6 @@ SELECT check_indexes('theirs');
 
 -- What is not supported is refused, and changes nothing.
 \set VERBOSITY sqlstate
-VACUUM FULL ours;
-CLUSTER ours USING ours_pkey;
 CREATE TEMP TABLE refused (i int) USING kalam_shared;
 CREATE UNLOGGED TABLE refused (i int) USING kalam_shared;
 ALTER TABLE ours SET UNLOGGED;
