@@ -109,7 +109,10 @@ impl Writer<'_> {
         stop_point::reached("checkpoint begun");
         self.last_checkpoint = Instant::now();
         let cache = self.shared.cache;
-        self.want_flush(request.position);
+        if self.await_flush(request.position) < request.position && !self.shared.is_stopping() {
+            self.shared.checkpoints.put_back(request);
+            return Ok(());
+        }
         let mut dirty = std::mem::take(&mut self.dirty);
         cache.dirty_frames(&mut dirty);
         dirty.retain(|frame| frame.rec_lsn < request.position);
@@ -130,6 +133,8 @@ impl Writer<'_> {
         let cache = &self.shared.cache;
         let storages = cache.storages().list();
         let next_id = StorageId(cache.header().next_storage_id.load(Ordering::SeqCst));
+        // The mark never passes the flushed log: after a crash the positions behind it are given out again.
+        let position = position.min(cache.header().flushed());
         let bound = cache.min_rec_lsn().map_or(position, |oldest| oldest.min(position));
         let mark = DurableMark { lsn: bound.max(self.mark.lsn), ..self.mark };
         let changed: Vec<StorageInfo> =
