@@ -144,3 +144,21 @@ pub unsafe fn next_sorted_datum(sort: *mut pg_sys::Tuplesortstate) -> Option<pg_
     };
     found.then_some(value)
 }
+
+/// Begins a scan of a whole index in its order.
+///
+/// # Safety
+/// Both relations are open and locked, and the snapshot stays valid during the scan.
+pub unsafe fn begin_index_scan(table: pg_sys::Relation, index: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> pg_sys::IndexScanDesc {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        {
+            pg_sys::index_beginscan(table, index, snapshot, 0, 0)
+        }
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), 0, 0)
+        }
+    }
+}
