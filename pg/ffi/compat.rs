@@ -101,6 +101,19 @@ pub fn slot_is_invalidated(slot: &pg_sys::ReplicationSlot) -> bool {
     }
 }
 
+/// Whether a process sleeps on a condition variable.
+///
+/// # Safety
+/// The condition variable is an initialised one in shared memory.
+pub unsafe fn has_waiters(variable: *mut pg_sys::ConditionVariable) -> bool {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    const NOBODY: i32 = i32::MAX;
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    const NOBODY: i32 = -1;
+    // SAFETY: the list is read under the variable's own lock.
+    unsafe { with_spinlock(&raw mut (*variable).mutex, || (*variable).wakeup.head != NOBODY) }
+}
+
 /// The oldest transaction id whose outcome the commit log still knows, as a full id.
 pub fn oldest_known_xid() -> u64 {
     // SAFETY: a value of shared memory that only grows; reading an old one is harmless, as it is only a lower bound.

@@ -76,11 +76,7 @@ pub fn hold_interrupts() {
 /// Undoes one [`hold_interrupts`].
 pub fn resume_interrupts() {
     // SAFETY: as above. Postgres resets the counter to zero when it raises an ERROR, before guards are dropped.
-    unsafe {
-        if pg_sys::InterruptHoldoffCount > 0 {
-            pg_sys::InterruptHoldoffCount -= 1;
-        }
-    }
+    unsafe { pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1) };
 }
 
 /// A stretch in which every ERROR becomes a PANIC: from the first change of a shared page to its log record.

@@ -74,4 +74,3 @@ unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
     // SAFETY: every slot kind has this operation.
     unsafe { (*(*slot).tts_ops).clear.expect("every slot kind can be cleared")(slot) };
 }
-

@@ -1,5 +1,7 @@
 //! Deletes a row version, after whoever changes or locks it has ended.
 
+#![allow(non_upper_case_globals, reason = "constants in patterns have Postgres' names")]
+
 use kalamdb_engine::ids::Tid;
 use kalamdb_engine::page::ALL_VISIBLE;
 use kalamdb_engine::page::infomask::*;
@@ -17,6 +19,7 @@ use super::status::{current_xid, narrow};
 use super::storage::Storage;
 use crate::error::{SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
+use crate::wal;
 
 /// The block number in the forward pointer of a row that an update moved to another partition.
 const MOVED_BLOCK: u32 = u32::MAX;
@@ -44,6 +47,7 @@ pub unsafe extern "C-unwind" fn tuple_delete(
     refuse_in_parallel_mode("delete");
     let storage = Storage::of(rel);
     let waiter = BackendWait::new(storage.cache);
+    wal::wait_for_room(storage.cache);
     let xid = current_xid();
     // SAFETY: the executor passes a valid TID and failure struct.
     let tid = unsafe { tid_of(&*tid) };
@@ -63,7 +67,7 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             if header.infomask & HEAP_XMAX_IS_MULTI != 0 {
                 let multi = header.xmax as u32;
                 let conflict = multi_conflict(multi, header.infomask, LockTupleExclusive);
-                if conflict.conflicts {
+                if conflict.must_wait {
                     drop(row);
                     if !conflict.current_is_member {
                         lock.acquire(LockWaitBlock);

@@ -22,14 +22,25 @@ pub const INFOMASK: usize = 36;
 ///
 /// # Safety
 /// `slot` is a slot of ours for `rel`.
-pub unsafe fn store_row(rel: pg_sys::Relation, storage: &Storage, tid: Tid, slot: *mut pg_sys::TupleTableSlot, wait: &dyn Wait) -> bool {
+pub unsafe fn store_row(
+    rel: pg_sys::Relation,
+    storage: &Storage,
+    tid: Tid,
+    slot: *mut pg_sys::TupleTableSlot,
+    wait: &dyn Wait,
+) -> bool {
     let pin = storage.cache.read(storage.block(tid.block), wait).or_raise();
     let place = {
         let guard = pin.shared(wait).or_raise();
         version_place(&pin, guard.page(), tid.offset)
     };
     // SAFETY: the pin keeps the version in place until the slot has its own.
-    unsafe { place.is_some_and(|place| { store_version(slot, rel, storage, place, tid); true }) }
+    unsafe {
+        place.is_some_and(|place| {
+            store_version(slot, rel, storage, place, tid);
+            true
+        })
+    }
 }
 
 /// Where a version lies in its pinned page.
@@ -58,7 +69,11 @@ pub unsafe fn check_conflict_out(rel: pg_sys::Relation, view: &SnapshotView, vis
             TupleState::Live if visible => return,
             TupleState::Live => header.effective_xmin(),
             TupleState::RecentlyDead | TupleState::DeleteInProgress => {
-                if visible { visibility::update_xid(header, &PostgresStatus) } else { header.effective_xmin() }
+                if visible {
+                    visibility::update_xid(header, &PostgresStatus)
+                } else {
+                    header.effective_xmin()
+                }
             }
             TupleState::InsertInProgress => header.effective_xmin(),
             TupleState::Dead => return,
@@ -128,11 +143,18 @@ pub struct ChainHit {
 }
 
 /// Finds the version of a chain that a snapshot sees; the page is latched by the caller.
-pub fn search_chain(rel: pg_sys::Relation, view: &SnapshotView, pin: &Pin, page: Page<'_>, root: Tid, first: bool, wants_dead: bool) -> ChainHit {
+pub fn search_chain(
+    rel: pg_sys::Relation,
+    view: &SnapshotView,
+    pin: &Pin,
+    page: Page<'_>,
+    root: Tid,
+    first: bool,
+    wants_dead: bool,
+) -> ChainHit {
     // SAFETY: the scan's own relation and snapshot.
     let serializable = view.is_mvcc() && unsafe { needs_conflict_checks(rel, view) };
-    let mut walk =
-        Walk { rel, view, pin, page, block: root.block, serializable, vistest: std::ptr::null_mut(), wants_dead };
+    let mut walk = Walk { rel, view, pin, page, block: root.block, serializable, vistest: std::ptr::null_mut(), wants_dead };
     let found = hot_search(page, root.offset, first, &mut walk);
     ChainHit { found: found.found, all_dead: found.all_dead }
 }
@@ -274,8 +296,7 @@ pub unsafe fn predicate_lock(rel: pg_sys::Relation, view: &SnapshotView, tid: Ti
 
 fn refresh_view(fetch: &mut IndexFetch, snapshot: pg_sys::Snapshot) {
     // SAFETY: Postgres passes a live snapshot.
-    let (curcid, xmin, xmax) =
-        unsafe { ((*snapshot).curcid, (*snapshot).xmin.into_inner(), (*snapshot).xmax.into_inner()) };
+    let (curcid, xmin, xmax) = unsafe { ((*snapshot).curcid, (*snapshot).xmin.into_inner(), (*snapshot).xmax.into_inner()) };
     let same = fetch.view_curcid == curcid && fetch.view_xmin == xmin && fetch.view_xmax == xmax;
     if same && fetch.view_of == snapshot && fetch.view.is_mvcc() {
         return;

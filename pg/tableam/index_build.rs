@@ -1,9 +1,9 @@
 //! Feeds index builds: every version an index needs, with the line pointer it is to name.
 
+use kalamdb_engine::Error;
 use kalamdb_engine::ids::{Tid, Xid};
 use kalamdb_engine::page::{Header, TupleState};
 use kalamdb_engine::visibility::{TransactionStatus, satisfies_vacuum, update_xid};
-use kalamdb_engine::Error;
 use pgrx::{pg_guard, pg_sys};
 
 use super::row_lock::{WaitFor, wait_for_xid};
@@ -165,8 +165,14 @@ pub unsafe extern "C-unwind" fn index_build_range_scan(
 
 const SCAN_FLAGS: u32 = pg_sys::ScanOptions::SO_TYPE_SEQSCAN | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
 
-type Callback =
-    unsafe extern "C-unwind" fn(pg_sys::Relation, pg_sys::ItemPointer, *mut pg_sys::Datum, *mut bool, bool, *mut std::ffi::c_void);
+type Callback = unsafe extern "C-unwind" fn(
+    pg_sys::Relation,
+    pg_sys::ItemPointer,
+    *mut pg_sys::Datum,
+    *mut bool,
+    bool,
+    *mut std::ffi::c_void,
+);
 
 /// An index build on its way.
 struct Build {
@@ -237,8 +243,7 @@ impl Build {
             let state = satisfies_vacuum(&header, self.oldest, &PostgresStatus, lsn, &mut hints);
             let verdict = judge(&header, state, self.any_visible, self.unique);
             let Some(xid) = verdict.wait else { return Some((header, verdict)) };
-            let what =
-                WaitFor { rel: self.rel, tid: scan.current_tid(), operation: pg_sys::XLTW_Oper::XLTW_InsertIndexUnique };
+            let what = WaitFor { rel: self.rel, tid: scan.current_tid(), operation: pg_sys::XLTW_Oper::XLTW_InsertIndexUnique };
             wait_for_xid(narrow(xid), &what, true);
             check_for_interrupts();
         }

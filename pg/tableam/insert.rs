@@ -11,11 +11,12 @@ use super::change::change_page;
 use super::raw;
 use super::slot::{item_pointer, tid_of};
 use super::space::{page_with_room, reserve_for_updates};
-use super::status::current_xid;
+use super::status::{current_xid, narrow};
 use super::storage::Storage;
 use super::values;
 use crate::error::{OrRaise, raise};
 use crate::ffi::interrupts::BackendWait;
+use crate::wal;
 
 /// Bits of the masks that say something of transactions and not of attributes.
 pub const XACT_MASK: u16 = 0xFFF0;
@@ -40,6 +41,8 @@ pub unsafe fn version_body<'t>(tuple: pg_sys::HeapTuple) -> &'t [u8] {
 pub struct NewTuple {
     /// The tuple with its large values moved out.
     pub tuple: pg_sys::HeapTuple,
+    /// The tuple as the caller's slot has it.
+    shown: pg_sys::HeapTuple,
 }
 
 impl NewTuple {
@@ -54,12 +57,58 @@ impl NewTuple {
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
             (*slot).tts_tableOid = (*rel).rd_id;
             (*tuple).t_tableOid = (*rel).rd_id;
-            let tuple = if values::needs_move(rel, tuple) { values::move_out(rel, storage, tuple) } else { tuple };
-            let len = (*tuple).t_len as usize + PREFIX;
-            if len > MAX_VERSION {
-                raise(Error::new(ErrorKind::LimitExceeded, format!("row is too big: size {len}, maximum size {MAX_VERSION}")));
+            let mut new = NewTuple { tuple, shown: tuple };
+            if values::needs_move(rel, tuple) {
+                new.move_out(rel, storage);
             }
-            NewTuple { tuple }
+            new
+        }
+    }
+
+    /// The tuple of a slot as it is.
+    ///
+    /// # Safety
+    /// `slot` holds a row of `rel`.
+    pub unsafe fn unmoved(rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot) -> NewTuple {
+        // SAFETY: as in `from_slot`.
+        unsafe {
+            let mut should_free = false;
+            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
+            (*slot).tts_tableOid = (*rel).rd_id;
+            (*tuple).t_tableOid = (*rel).rd_id;
+            NewTuple { tuple, shown: tuple }
+        }
+    }
+
+    /// Moves the large values out of the tuple.
+    ///
+    /// # Safety
+    /// The tuple is a row of `rel`; no latch is held.
+    pub unsafe fn move_out(&mut self, rel: pg_sys::Relation, storage: &Storage) {
+        // SAFETY: see above.
+        self.tuple = unsafe { values::move_out(rel, storage, self.tuple) };
+        let len = self.version_len();
+        if len > MAX_VERSION {
+            raise(Error::new(ErrorKind::LimitExceeded, format!("row is too big: size {len}, maximum size {MAX_VERSION}")));
+        }
+    }
+
+    /// Tells the caller's tuple what became of it, as RETURNING and triggers look at its system columns.
+    ///
+    /// # Safety
+    /// The caller's slot still holds the tuple.
+    pub unsafe fn show(&self, header: &Header, tid: Tid) {
+        // SAFETY: the tuple is materialised and thus the slot's own or this statement's copy.
+        unsafe {
+            let pointer = item_pointer(tid);
+            (*self.shown).t_self = pointer;
+            let shown = &mut *(*self.shown).t_data;
+            shown.t_infomask = (shown.t_infomask & !XACT_MASK) | (header.infomask & XACT_MASK);
+            shown.t_infomask2 = (shown.t_infomask2 & !XACT_MASK2) | (header.infomask2 & XACT_MASK2);
+            shown.t_ctid = pointer;
+            shown.t_choice.t_heap.t_xmin = narrow(header.xmin);
+            shown.t_choice.t_heap.t_xmax = narrow(header.xmax);
+            shown.t_choice.t_heap.t_field3.t_cid = header.cmin;
         }
     }
 
@@ -122,10 +171,17 @@ fn refuse_parallel() {
 }
 
 /// Stores the row of a slot; the slot gets the new TID.
-unsafe fn insert_row(rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot, cid: u32, options: i32, speculative_token: Option<u32>) {
+unsafe fn insert_row(
+    rel: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    cid: u32,
+    options: i32,
+    speculative_token: Option<u32>,
+) {
     refuse_parallel();
     let storage = Storage::of(rel);
     let wait = BackendWait::new(storage.cache);
+    wal::wait_for_room(storage.cache);
     let xid = current_xid();
     // SAFETY: the executor passes an open relation and a slot with a row of it.
     unsafe {
@@ -140,7 +196,7 @@ unsafe fn insert_row(rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot, c
         let tid = place(&mut page, &header, new.body());
         drop(page);
         let pointer = item_pointer(tid);
-        (*new.tuple).t_self = pointer;
+        new.show(&header, tid);
         (*slot).tts_tid = pointer;
         (*slot).tts_tableOid = (*rel).rd_id;
         pg_sys::pgstat_count_heap_insert(rel, 1);
@@ -226,14 +282,14 @@ pub unsafe extern "C-unwind" fn multi_insert(
     refuse_parallel();
     let storage = Storage::of(rel);
     let wait = BackendWait::new(storage.cache);
+    wal::wait_for_room(storage.cache);
     let xid = current_xid();
     let frozen = options & pg_sys::TABLE_INSERT_FROZEN as i32 != 0;
     let reserve = reserve_for_updates(rel);
     // SAFETY: the caller passes `count` slots with rows of the relation.
     unsafe {
         let slots = std::slice::from_raw_parts(slots, count.max(0) as usize);
-        let mut rows: Vec<NewTuple> =
-            slots.iter().map(|slot| NewTuple::from_slot(rel, &storage, *slot)).collect();
+        let rows: Vec<NewTuple> = slots.iter().map(|slot| NewTuple::from_slot(rel, &storage, *slot)).collect();
         raw::CheckForSerializableConflictIn(rel, std::ptr::null_mut(), pg_sys::InvalidBlockNumber);
         let mut done = 0;
         while done < rows.len() {
@@ -242,7 +298,8 @@ pub unsafe extern "C-unwind" fn multi_insert(
             drop(page);
             for (row, tid) in tids.iter().enumerate() {
                 let pointer = item_pointer(*tid);
-                (*rows[done + row].tuple).t_self = pointer;
+                let stored = &rows[done + row];
+                stored.show(&stored.header(xid, cid, tid.block, frozen), *tid);
                 (*slots[done + row]).tts_tid = pointer;
                 (*slots[done + row]).tts_tableOid = (*rel).rd_id;
             }

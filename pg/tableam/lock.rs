@@ -1,5 +1,7 @@
 //! Locks a row version for the executor: SELECT FOR UPDATE and its kin, EvalPlanQual, ON CONFLICT, foreign keys.
 
+#![allow(non_upper_case_globals, reason = "constants in patterns have Postgres' names")]
+
 use kalamdb_engine::ids::{Tid, Xid};
 use kalamdb_engine::page::Header;
 use kalamdb_engine::page::infomask::*;
@@ -87,9 +89,8 @@ pub unsafe extern "C-unwind" fn tuple_lock(
                 }
             }
             *tid = item_pointer(target);
-            if outcome.state == pg_sys::TM_Result::TM_Ok {
-                store_row(rel, &storage, target, slot, &request.waiter);
-            }
+            // Also a version that could not be locked is shown: ON CONFLICT looks at who made it.
+            store_row(rel, &storage, target, slot, &request.waiter);
             return outcome.state;
         }
     }
@@ -115,8 +116,7 @@ impl Request {
         unsafe {
             (*failure).ctid = item_pointer(header.ctid);
             (*failure).xmax = narrow(kalamdb_engine::visibility::update_xid(header, &PostgresStatus));
-            (*failure).cmax =
-                if state == pg_sys::TM_Result::TM_SelfModified { header.cmax } else { pg_sys::InvalidCommandId };
+            (*failure).cmax = if state == pg_sys::TM_Result::TM_SelfModified { header.cmax } else { pg_sys::InvalidCommandId };
         }
     }
 
@@ -163,11 +163,7 @@ impl Request {
             }
         }
         if self.may_share(&header) {
-            if self.mode == LockTupleKeyShare
-                && self.follow_updates
-                && !is_locked_only(header.infomask)
-                && header.ctid != tid
-            {
+            if self.mode == LockTupleKeyShare && self.follow_updates && !is_locked_only(header.infomask) && header.ctid != tid {
                 let followed = self.lock_successors(&header);
                 if followed != pg_sys::TM_Result::TM_Ok {
                     return Step::Done(followed);
@@ -304,7 +300,9 @@ impl Request {
         failure: *mut pg_sys::TM_FailureData,
     ) -> Next {
         if header.ctid.offset == MOVED_PARTITIONS_OFFSET {
-            raise(SqlError::serialization_failure("tuple to be locked was already moved to another partition due to concurrent update"));
+            raise(SqlError::serialization_failure(
+                "tuple to be locked was already moved to another partition due to concurrent update",
+            ));
         }
         let mut next = header.ctid;
         // SAFETY: the executor's struct.
@@ -428,7 +426,10 @@ impl Request {
             return ok;
         }
         let xmin = header.effective_xmin();
-        let aborted = xmin != 2 && !PostgresStatus.is_current(xmin) && !PostgresStatus.in_progress(xmin) && !PostgresStatus.did_commit(xmin);
+        let aborted = xmin != 2
+            && !PostgresStatus.is_current(xmin)
+            && !PostgresStatus.in_progress(xmin)
+            && !PostgresStatus.did_commit(xmin);
         if aborted {
             return ok;
         }

@@ -20,7 +20,12 @@ pub struct Modified {
 ///
 /// # Safety
 /// Both tuples are rows of `rel`; the old one lies in a latched page.
-pub unsafe fn modified_columns(rel: pg_sys::Relation, columns: &IndexedColumns, old: pg_sys::HeapTuple, new: pg_sys::HeapTuple) -> Modified {
+pub unsafe fn modified_columns(
+    rel: pg_sys::Relation,
+    columns: &IndexedColumns,
+    old: pg_sys::HeapTuple,
+    new: pg_sys::HeapTuple,
+) -> Modified {
     let mut modified = Modified { key: false, indexed: false };
     let mut member = -1;
     // SAFETY: the bitmaps live as long as `columns`; the tuples fit the relation's descriptor.

@@ -2,15 +2,14 @@
 //!
 //! The unguarded ones never raise an error, so that no Rust frame is jumped over.
 
+#![allow(non_snake_case, reason = "the names are Postgres'")]
+
 use pgrx::pg_sys;
 
 unsafe extern "C-unwind" {
     /// Whether `xid` is the current transaction or one of its live subtransactions. Never raises.
     #[link_name = "TransactionIdIsCurrentTransactionId"]
     pub fn transaction_id_is_current(xid: pg_sys::TransactionId) -> bool;
-    /// The insert position of the log. Never raises.
-    #[link_name = "GetXLogInsertRecPtr"]
-    pub fn log_insert_position() -> pg_sys::XLogRecPtr;
     /// The commit record's position of a transaction known to have committed. Never raises for cached groups.
     #[link_name = "TransactionIdGetCommitLSN"]
     pub fn commit_lsn(xid: pg_sys::TransactionId) -> pg_sys::XLogRecPtr;

@@ -3,6 +3,8 @@
 //! The rules are heap's: a lone locker's xid stands in xmax, several share a multixact, and a heavyweight tuple lock gives
 //! waiters their order. See README.tuplock in PostgreSQL's source.
 
+#![allow(non_upper_case_globals, reason = "constants in patterns have Postgres' names")]
+
 use kalamdb_engine::ids::{Tid, Xid};
 use kalamdb_engine::page::Header;
 use kalamdb_engine::page::infomask::*;
@@ -166,15 +168,13 @@ pub fn add_holder(old: &Header, xid: Xid, mode: LockTupleMode::Type, is_update: 
     if old.infomask & HEAP_XMAX_IS_MULTI != 0 {
         let multi = old.xmax as u32;
         let lock_only = is_locked_only(old.infomask);
-        let over = !status.multi_running(multi, lock_only)
-            && (lock_only || !status.did_commit(status.multi_update_xid(multi)));
+        let over = !status.multi_running(multi, lock_only) && (lock_only || !status.did_commit(status.multi_update_xid(multi)));
         if over {
             return sole_holder(xid, mode, is_update);
         }
         // SAFETY: the multixact is of this cluster; errors unwind through the guard.
-        let expanded = unsafe {
-            pg_sys::MultiXactIdExpand(pg_sys::MultiXactId::from(multi), narrow(xid), member_status(mode, is_update))
-        };
+        let expanded =
+            unsafe { pg_sys::MultiXactIdExpand(pg_sys::MultiXactId::from(multi), narrow(xid), member_status(mode, is_update)) };
         return from_multi(expanded);
     }
     let in_progress = old.infomask & HEAP_XMAX_COMMITTED == 0 && (status.is_current(old.xmax) || status.in_progress(old.xmax));
@@ -197,15 +197,17 @@ pub fn add_holder(old: &Header, xid: Xid, mode: LockTupleMode::Type, is_update: 
 
 /// What a multixact means for someone who wants a row lock.
 pub struct MultiConflict {
-    /// Somebody else holds what conflicts.
+    /// Somebody else holds what conflicts, or has committed an update that does.
     pub conflicts: bool,
+    /// Somebody else who is still running holds what conflicts.
+    pub must_wait: bool,
     /// The current transaction is a member.
     pub current_is_member: bool,
 }
 
 /// Whether members of a multixact stand in the way of a lock.
 pub fn multi_conflict(multi: u32, infomask: u16, mode: LockTupleMode::Type) -> MultiConflict {
-    let mut found = MultiConflict { conflicts: false, current_is_member: false };
+    let mut found = MultiConflict { conflicts: false, must_wait: false, current_is_member: false };
     let mut members = Vec::new();
     for_each_member(multi, is_locked_only(infomask), &mut |xid, status| members.push((xid, status)));
     for (xid, member) in members {
@@ -214,14 +216,11 @@ pub fn multi_conflict(multi: u32, infomask: u16, mode: LockTupleMode::Type) -> M
             found.current_is_member = true;
             continue;
         }
-        if found.conflicts || !modes_conflict(mode_of_status(member), mode) {
+        if found.must_wait || !modes_conflict(mode_of_status(member), mode) {
             continue;
         }
-        found.conflicts = if is_update_status(member) {
-            PostgresStatus.in_progress(xid) || PostgresStatus.did_commit(xid)
-        } else {
-            PostgresStatus.in_progress(xid)
-        };
+        found.must_wait = PostgresStatus.in_progress(xid);
+        found.conflicts |= found.must_wait || (is_update_status(member) && PostgresStatus.did_commit(xid));
     }
     found
 }

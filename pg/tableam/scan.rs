@@ -63,16 +63,6 @@ impl Scan {
         unsafe { &mut *scan.cast::<Scan>() }
     }
 
-    /// The table.
-    pub fn rel(&self) -> pg_sys::Relation {
-        self.base.rs_rd
-    }
-
-    /// Its storage.
-    pub fn storage(&self) -> &Storage {
-        &self.storage
-    }
-
     /// One more than the last block of the scan.
     pub fn end(&self) -> u32 {
         self.end
@@ -523,7 +513,10 @@ pub unsafe extern "C-unwind" fn parallelscan_estimate(rel: pg_sys::Relation) -> 
 
 /// Fills the state that parallel workers share.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn parallelscan_initialize(rel: pg_sys::Relation, scan: pg_sys::ParallelTableScanDesc) -> pg_sys::Size {
+pub unsafe extern "C-unwind" fn parallelscan_initialize(
+    rel: pg_sys::Relation,
+    scan: pg_sys::ParallelTableScanDesc,
+) -> pg_sys::Size {
     // SAFETY: as above.
     unsafe {
         let size = pg_sys::table_block_parallelscan_initialize(rel, scan);
@@ -542,7 +535,10 @@ pub unsafe extern "C-unwind" fn parallelscan_reinitialize(rel: pg_sys::Relation,
 
 /// Reads the next page of a bitmap; false when the page has nothing to look at.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn scan_bitmap_next_block(scan: pg_sys::TableScanDesc, bitmap: *mut pg_sys::TBMIterateResult) -> bool {
+pub unsafe extern "C-unwind" fn scan_bitmap_next_block(
+    scan: pg_sys::TableScanDesc,
+    bitmap: *mut pg_sys::TBMIterateResult,
+) -> bool {
     // SAFETY: made by `scan_begin`; Postgres passes a filled result.
     unsafe {
         let state = Scan::of(scan);
@@ -600,7 +596,10 @@ pub unsafe extern "C-unwind" fn scan_bitmap_next_tuple(
 
 /// Chooses the next block of a sample.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn scan_sample_next_block(scan: pg_sys::TableScanDesc, sample: *mut pg_sys::SampleScanState) -> bool {
+pub unsafe extern "C-unwind" fn scan_sample_next_block(
+    scan: pg_sys::TableScanDesc,
+    sample: *mut pg_sys::SampleScanState,
+) -> bool {
     // SAFETY: made by `scan_begin`; Postgres passes an initialised sample.
     unsafe {
         let state = Scan::of(scan);

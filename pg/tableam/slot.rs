@@ -233,7 +233,13 @@ pub struct TuplePlace {
 /// # Safety
 /// `slot` is a slot of ours; the frame is pinned and the place names a version in it.
 #[inline]
-pub unsafe fn store_version(slot: *mut pg_sys::TupleTableSlot, rel: pg_sys::Relation, storage: &Storage, place: TuplePlace, tid: Tid) {
+pub unsafe fn store_version(
+    slot: *mut pg_sys::TupleTableSlot,
+    rel: pg_sys::Relation,
+    storage: &Storage,
+    place: TuplePlace,
+    tid: Tid,
+) {
     // SAFETY: see above; the version stays in place as long as the slot's pin.
     unsafe {
         let kalam = slot.cast::<KalamSlot>();

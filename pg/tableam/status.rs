@@ -193,9 +193,7 @@ impl SnapshotView {
         match state {
             TupleState::Dead => false,
             // SAFETY: a non-vacuumable snapshot carries the horizon to test against.
-            TupleState::RecentlyDead => unsafe {
-                !pg_sys::GlobalVisTestIsRemovableXid((*self.raw).vistest, narrow(dead_after))
-            },
+            TupleState::RecentlyDead => unsafe { !pg_sys::GlobalVisTestIsRemovableXid((*self.raw).vistest, narrow(dead_after)) },
             _ => true,
         }
     }

@@ -69,7 +69,10 @@ impl Storage {
         let Some(place) = cache.storages().find(&file) else {
             raise(
                 Error::new(ErrorKind::StorageMissing, format!("relation \"{}\" has no storage in KalamDB", relation_name(rel)))
-                    .with_detail(format!("The engine does not know relfilenode {} of database {}.", file.relnumber, file.database))
+                    .with_detail(format!(
+                        "The engine does not know relfilenode {} of database {}.",
+                        file.relnumber, file.database
+                    ))
                     .with_hint(
                         "The table was copied by CREATE DATABASE ... TEMPLATE, or the engine's directory was lost or replaced; \
                          restore the table from a backup.",

@@ -3,6 +3,8 @@
 //! A new version whose indexed columns did not change is heap-only: indexes go on pointing to the chain's root. When the new
 //! version needs another page or has large values to move out, the old one is locked first, as the latch is given up meanwhile.
 
+#![allow(non_upper_case_globals, reason = "constants in patterns have Postgres' names")]
+
 use kalamdb_engine::cache::LatchedPage;
 use kalamdb_engine::ids::{Tid, Xid};
 use kalamdb_engine::page::infomask::*;
@@ -29,6 +31,7 @@ use super::storage::Storage;
 use super::values;
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
+use crate::wal;
 
 /// An update on its way: what does not change while it waits.
 struct Update {
@@ -56,27 +59,17 @@ pub unsafe extern "C-unwind" fn tuple_update(
 ) -> pg_sys::TM_Result::Type {
     refuse_in_parallel_mode("update");
     let storage = Storage::of(rel);
+    wal::wait_for_room(storage.cache);
     // SAFETY: the executor passes a valid TID, a slot with the new row and its result structs.
     unsafe {
-        let update = Update {
-            rel,
-            storage,
-            waiter: BackendWait::new(storage.cache),
-            tid: tid_of(&*tid),
-            xid: current_xid(),
-            cid,
-        };
+        let update =
+            Update { rel, storage, waiter: BackendWait::new(storage.cache), tid: tid_of(&*tid), xid: current_xid(), cid };
         let columns = IndexedColumns::of(rel);
-        let mut should_free = false;
-        let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
-        (*tuple).t_tableOid = (*rel).rd_id;
-        (*slot).tts_tableOid = (*rel).rd_id;
-        let mut new = NewTuple { tuple };
+        let mut new = NewTuple::unmoved(rel, slot);
         let updated = update.run(&columns, &mut new, crosscheck, wait, &mut *lock_mode);
         match updated {
             Ok((new_tid, heap_only)) => {
                 (*slot).tts_tid = item_pointer(new_tid);
-                (*tuple).t_self = (*slot).tts_tid;
                 *update_indexes = !heap_only;
                 pg_sys::pgstat_count_heap_update(rel, heap_only);
                 pg_sys::TM_Result::TM_Ok
@@ -163,7 +156,7 @@ impl Update {
         let header = &row.header;
         if header.infomask & HEAP_XMAX_IS_MULTI != 0 {
             let conflict = multi_conflict(header.xmax as u32, header.infomask, mode);
-            if conflict.conflicts {
+            if conflict.must_wait {
                 return Obstacle::Wait { skip_lock: conflict.current_is_member };
             }
             if is_locked_only(header.infomask) {
@@ -199,7 +192,7 @@ impl Update {
         drop(row);
         if moves_out {
             // SAFETY: no latch is held; the tuple is the executor's new row.
-            new.tuple = unsafe { values::move_out(self.rel, &self.storage, new.tuple) };
+            unsafe { new.move_out(self.rel, &self.storage) };
         }
         loop {
             let row = LatchedRow::find(&self.storage, self.tid, self.cid, &self.waiter)
@@ -282,14 +275,15 @@ impl Update {
                 record.flags(0, ALL_VISIBLE);
             }
         });
+        // SAFETY: the slot holds the new row until the callback returns.
+        unsafe { new.show(&fresh, new_tid) };
         (new_tid, heap_only)
     }
 
     /// Puts the new version into another page; nothing when that page filled up before both were latched.
     fn store_in_other_page(&self, new: &NewTuple, mode: LockTupleMode::Type, carried: Carried) -> Option<(Tid, bool)> {
         let reserve = super::space::reserve_for_updates(self.rel);
-        let candidate =
-            page_with_room(&self.storage, new.version_len(), reserve, Some(self.tid.block), &self.waiter).or_raise();
+        let candidate = page_with_room(&self.storage, new.version_len(), reserve, Some(self.tid.block), &self.waiter).or_raise();
         let block = candidate.key().page.as_block().expect("rows are stored in blocks");
         let (mut row, mut other) = self.latch_both(candidate, block);
         let unused = other.page().kind() == PageKind::Unused;
@@ -330,6 +324,8 @@ impl Update {
                 new_tid
             },
         );
+        // SAFETY: as above.
+        unsafe { new.show(&fresh, new_tid) };
         Some((new_tid, false))
     }
 

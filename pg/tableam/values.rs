@@ -109,9 +109,7 @@ unsafe fn pointer_of(value: *const u8) -> Option<Pointer> {
 /// `tuple` is a row of `rel`.
 pub unsafe fn needs_move(_rel: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> bool {
     // SAFETY: see above.
-    unsafe {
-        (*(*tuple).t_data).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0 || (*tuple).t_len as usize > INLINE_MAX
-    }
+    unsafe { (*(*tuple).t_data).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0 || (*tuple).t_len as usize > INLINE_MAX }
 }
 
 /// A tuple with its large values stored in overflow pages and values of other tables taken in.
@@ -176,8 +174,11 @@ unsafe fn store(rel: pg_sys::Relation, storage: &Storage, value: *mut u8, wait: 
     let (bytes, rawsize, extinfo) = unsafe { stored_form(value) };
     let number = storage.descriptor.next_value.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     if number == u32::MAX {
-        return Err(Error::new(ErrorKind::LimitExceeded, format!("table \"{}\" has stored too many large values", relation_name(rel)))
-            .with_hint("VACUUM FULL numbers them anew."));
+        return Err(Error::new(
+            ErrorKind::LimitExceeded,
+            format!("table \"{}\" has stored too many large values", relation_name(rel)),
+        )
+        .with_hint("VACUUM FULL numbers them anew."));
     }
     for (chunk, payload) in bytes.chunks(OVERFLOW_PAYLOAD).enumerate() {
         let key = chunk_key(storage, number, chunk);

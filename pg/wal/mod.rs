@@ -9,8 +9,14 @@ mod reader;
 pub use insert::insert;
 pub use reader::Reader;
 
+use std::sync::atomic::Ordering;
+
+use kalamdb_engine::cache::{Cache, Wait, futex, raise};
 use kalamdb_engine::ids::Lsn;
 use pgrx::pg_sys;
+
+use crate::error::OrRaise;
+use crate::ffi::interrupts::BackendWait;
 
 /// Number of the resource manager of logical messages.
 const RM_LOGICALMSG: u8 = pg_sys::RmgrIds::RM_LOGICALMSG_ID as u8;
@@ -61,6 +67,41 @@ pub fn flush(up_to: Lsn) {
     let up_to = up_to.min(end_lsn());
     // SAFETY: the position is not behind the end of the log, which would be an ERROR.
     unsafe { pg_sys::XLogFlush(up_to.0) };
+}
+
+/// The log that the server keeps for a slot at most, in bytes; none when it keeps all.
+pub fn slot_limit() -> Option<u64> {
+    // SAFETY: a setting, changed only by this process when it reads its configuration.
+    let megabytes = unsafe { pg_sys::max_slot_wal_keep_size_mb };
+    u64::try_from(megabytes).ok().map(|megabytes| megabytes << 20)
+}
+
+/// Holds a writer back while the log is so far ahead of the store that the server might soon remove what the store needs.
+///
+/// Called before a change, with no page latched. Costs one comparison where the server keeps all log for slots.
+#[inline]
+pub fn wait_for_room(cache: &Cache) {
+    if let Some(limit) = slot_limit() {
+        wait_for_store(cache, limit / 2);
+    }
+}
+
+fn wait_for_store(cache: &Cache, most: u64) {
+    let header = cache.header();
+    let is_far_ahead = || insert_lsn().0.saturating_sub(header.durable_lsn.load(Ordering::Acquire)) > most;
+    if !is_far_ahead() {
+        return;
+    }
+    let wait = BackendWait::new(cache);
+    raise(&header.main_wake);
+    loop {
+        let seen = header.state_changed.load(Ordering::Acquire);
+        if !is_far_ahead() {
+            return;
+        }
+        wait.pause().or_raise();
+        futex::wait(&header.state_changed, seen);
+    }
 }
 
 /// The end of the last record before an insert position.

@@ -140,7 +140,8 @@ fn replay(cache: &'static Cache, engine: &mut Engine, end: Lsn) -> Result<bool, 
     let mut more = true;
     engine.set_flushed(end);
     while more && reader.position() < end {
-        if signals::terminate_requested() {
+        // Any other wish to end this process is the checkpointer's, which wants the slot: it waits until replay is through.
+        if signals::terminate_requested() && directory::server_is_stopping() {
             return Ok(false);
         }
         check_for_interrupts();

@@ -20,6 +20,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the worker waits at shutdown for the processes that use the cache.
 const USERS_LIMIT: Duration = Duration::from_secs(60);
 
+/// How late the signal of a process may come that was seen waiting for the slot.
+const SLOT_SIGNAL_DELAY: Duration = Duration::from_secs(1);
+
 /// How long the engine may take for one thing that the main thread waits for.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
@@ -42,6 +45,8 @@ pub struct Server {
     pending: Option<Ticket>,
     last_checkpoint: Instant,
     last_sweep: Instant,
+    /// When another process was last seen waiting for the slot.
+    slot_wanted: Option<Instant>,
 }
 
 /// Ends the process if the postmaster is gone.
@@ -100,7 +105,7 @@ impl Server {
     /// A server for an engine that is ready.
     pub fn new(cache: &'static Cache, engine: Engine, slot: Slot) -> Server {
         let now = Instant::now();
-        Server { cache, engine, slot, pending: None, last_checkpoint: now, last_sweep: now }
+        Server { cache, engine, slot, pending: None, last_checkpoint: now, last_sweep: now, slot_wanted: None }
     }
 
     /// Serves until the server stops or the engine fails.
@@ -112,7 +117,12 @@ impl Server {
                 return Ok(Outcome::Failed(message));
             }
             if signals::terminate_requested() {
-                return self.stop();
+                let stopping = directory::server_is_stopping();
+                if stopping || !self.is_slot_wanted() {
+                    return self.stop(stopping);
+                }
+                // To leave would give up the log that the slot holds. Whoever wants it looks again when the slot moves.
+                signals::forget_terminate_request();
             }
             futex::wait(main_wake, seen);
         }
@@ -132,6 +142,9 @@ impl Server {
         }
         if let Some(message) = self.engine.failure() {
             return Ok(Some(message));
+        }
+        if self.slot.is_wanted() {
+            self.slot_wanted = Some(Instant::now());
         }
         self.slot.advance(self.engine.durable());
         self.start_checkpoint_if_due();
@@ -164,7 +177,14 @@ impl Server {
         let anything = dirty > 0 || distance >= segment_bytes();
         (anything && elapsed >= settings::checkpoint_interval())
             || (rested && dirty > dirty_limit)
-            || (rested && distance > distance_limit())
+            || (rested && distance > recovery_limit())
+            || self.slot.is_wanted()
+            || wal::slot_limit().is_some_and(|limit| distance > (limit / 4).max(segment_bytes()))
+    }
+
+    /// Whether another process wanted the slot a moment ago; it signals this one and then waits for the slot.
+    fn is_slot_wanted(&self) -> bool {
+        self.slot.is_wanted() || self.slot_wanted.is_some_and(|when| when.elapsed() < SLOT_SIGNAL_DELAY)
     }
 
     fn sweep(&mut self) {
@@ -175,8 +195,7 @@ impl Server {
     }
 
     /// Outlives all users of the cache, brings everything into the store and closes it.
-    fn stop(mut self) -> Result<Outcome, SqlError> {
-        let stopping = directory::server_is_stopping();
+    fn stop(mut self, stopping: bool) -> Result<Outcome, SqlError> {
         let begun = Instant::now();
         while stopping && self.users() > 0 && begun.elapsed() < USERS_LIMIT {
             if let Some(message) = self.step()? {
@@ -211,12 +230,8 @@ fn segment_bytes() -> u64 {
 }
 
 /// How far the log may run ahead of the store: it bounds the time of a replay and the log that the slot holds.
-fn distance_limit() -> u64 {
-    const MB: u64 = 1 << 20;
-    // SAFETY: settings of the server, changed only by this process when it reads its configuration.
-    let (max_wal, max_slot) = unsafe { (pg_sys::max_wal_size_mb, pg_sys::max_slot_wal_keep_size_mb) };
-    let by_recovery = u64::try_from(max_wal).unwrap_or(1024) * MB / 2;
-    // A slot that falls behind its own limit loses its log, and the store with it.
-    let by_slot = u64::try_from(max_slot).map_or(u64::MAX, |limit| limit * MB / 4);
-    by_recovery.min(by_slot).max(segment_bytes())
+fn recovery_limit() -> u64 {
+    // SAFETY: a setting of the server, changed only by this process when it reads its configuration.
+    let max_wal_mb = unsafe { pg_sys::max_wal_size_mb };
+    (u64::from(max_wal_mb.unsigned_abs()) << 19).max(segment_bytes())
 }

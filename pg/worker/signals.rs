@@ -36,6 +36,11 @@ pub fn terminate_requested() -> bool {
     TERMINATE.load(Ordering::Relaxed)
 }
 
+/// Forgets the request to leave.
+pub fn forget_terminate_request() {
+    TERMINATE.store(false, Ordering::Relaxed);
+}
+
 /// Whether the configuration file is to be read again; asks once.
 pub fn take_reload_request() -> bool {
     RELOAD.swap(false, Ordering::Relaxed)

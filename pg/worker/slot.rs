@@ -58,6 +58,12 @@ impl Slot {
         Lsn(unsafe { (*self.slot).data.restart_lsn })
     }
 
+    /// Whether a process waits for this one to give the slot up: the checkpointer, when the log that the slot holds gets too long.
+    pub fn is_wanted(&self) -> bool {
+        // SAFETY: the slot lies in shared memory.
+        unsafe { compat::has_waiters(&raw mut (*self.slot).active_cv) }
+    }
+
     /// Lets the server remove the log before a position, once that is on disk.
     pub fn advance(&self, to: Lsn) {
         if to <= self.position() {

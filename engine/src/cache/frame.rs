@@ -53,10 +53,7 @@ impl Frame {
     /// The page the frame holds.
     #[inline]
     pub(super) fn key(&self) -> PageKey {
-        PageKey {
-            storage: StorageId(self.storage.load(Ordering::Relaxed)),
-            page: PageNumber(self.page.load(Ordering::Relaxed)),
-        }
+        PageKey { storage: StorageId(self.storage.load(Ordering::Relaxed)), page: PageNumber(self.page.load(Ordering::Relaxed)) }
     }
 
     pub(super) fn set_key(&self, key: PageKey) {

@@ -150,10 +150,7 @@ impl Latch {
         before_acquire();
         let word = self.0.load(Ordering::Relaxed);
         let free = word & (WRITER | READERS) == 0
-            && self
-                .0
-                .compare_exchange(word, (word & SLEEPERS) | WRITER, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok();
+            && self.0.compare_exchange(word, (word & SLEEPERS) | WRITER, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if !free {
             after_release();
         }

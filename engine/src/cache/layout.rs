@@ -3,12 +3,12 @@
 use std::mem::size_of;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Cache, Region};
 use super::frame::Frame;
 use super::header::{Header, LAYOUT_VERSION, MAGIC};
 use super::latch::Latch;
 use super::load_queue::LoadQueue;
 use super::storage_table::StorageDescriptor;
+use super::{Cache, Region};
 use crate::error::{Error, ErrorKind, Result};
 use crate::page::PAGE_SIZE;
 

@@ -387,6 +387,5 @@ fn load_error(failure: u32, key: PageKey) -> Error {
             .with_detail("The stored bytes fail their check; other pages are not affected.")
             .with_hint("Restore the table from a backup, or look at the server log for the damaged file.");
     }
-    Error::internal(format!("could not load {place} of storage {}", key.storage.0))
-        .with_hint("The server log has the cause.")
+    Error::internal(format!("could not load {place} of storage {}", key.storage.0)).with_hint("The server log has the cause.")
 }

@@ -20,12 +20,7 @@ impl Cache {
     ///
     /// # Errors
     /// What `load` or `wait` answers; `Corrupt` when the stored bytes are no page.
-    pub fn replay_page(
-        &self,
-        key: PageKey,
-        wait: &dyn Wait,
-        load: &mut dyn FnMut(FoundPage<'_>) -> Result<()>,
-    ) -> Result<Pin> {
+    pub fn replay_page(&self, key: PageKey, wait: &dyn Wait, load: &mut dyn FnMut(FoundPage<'_>) -> Result<()>) -> Result<Pin> {
         let pin = match self.find_pinned(key) {
             Some(pin) => pin,
             None => self.tag_for_replay(key, wait)?,

@@ -248,7 +248,11 @@ impl<'a> StorageTable<'a> {
 
     /// All storages of the moment.
     pub fn list(self) -> Vec<StorageInfo> {
-        self.descriptors().iter().filter(|descriptor| descriptor.id() != StorageId::INVALID).map(StorageDescriptor::info).collect()
+        self.descriptors()
+            .iter()
+            .filter(|descriptor| descriptor.id() != StorageId::INVALID)
+            .map(StorageDescriptor::info)
+            .collect()
     }
 
     pub(super) fn format(self) {

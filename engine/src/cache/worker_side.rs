@@ -182,11 +182,7 @@ impl Cache {
     /// Reading the log's insert position first makes this a bound for every page that is being changed meanwhile: a change
     /// whose record lies before that position has marked its page before.
     pub fn min_rec_lsn(&self) -> Option<Lsn> {
-        self.frames()
-            .iter()
-            .filter(|frame| frame.state.load(Ordering::SeqCst) & DIRTY != 0)
-            .map(|frame| frame.rec_lsn())
-            .min()
+        self.frames().iter().filter(|frame| frame.state.load(Ordering::SeqCst) & DIRTY != 0).map(|frame| frame.rec_lsn()).min()
     }
 
     /// Copies a changed page's stored form and marks it unchanged; nothing when it is not changed any more.

@@ -146,6 +146,25 @@ fn replay_anything(bytes: &[u8]) {
 }
 
 #[test]
+fn numbers_that_do_not_fit_are_refused() {
+    let prune_xid = |number: &[u8]| {
+        let record = [&[FORMAT_VERSION, tag::PAGE, 7, 0, tag::PRUNE_XID], number].concat();
+        Record::decode(&record).ok().map(|record| record.groups().flat_map(|group| group.ops).collect::<Vec<_>>().len())
+    };
+    let long = |last: u8| [&[0xff; 9], &[last][..]].concat();
+    assert_eq!(prune_xid(&long(1)), Some(1));
+    assert_eq!(prune_xid(&long(2)), None);
+    assert_eq!(prune_xid(&long(0x81)), None);
+    // A refcount has 32 bits.
+    assert!(Record::decode(&[FORMAT_VERSION, tag::PAGE, 7, 0, tag::REFCOUNT, 0xff, 0xff, 0xff, 0xff, 0x0f]).is_ok());
+    assert!(Record::decode(&[FORMAT_VERSION, tag::PAGE, 7, 0, tag::REFCOUNT, 0xff, 0xff, 0xff, 0xff, 0x1f]).is_err());
+    for wrong in [&[][..], &[0], &[FORMAT_VERSION + 1], &[FORMAT_VERSION, 0x7f], &[FORMAT_VERSION, tag::INIT, 1, 0]] {
+        Record::decode(wrong).unwrap_err();
+    }
+    assert_eq!(Record::decode(&[FORMAT_VERSION]).unwrap().groups().count(), 0);
+}
+
+#[test]
 fn plain_insertions_are_short() {
     let mut page = empty_page();
     let new = Header { xmin: 1 << 33, ctid: Tid::new(1 << 20, 0), ..header(0) };
@@ -354,11 +373,8 @@ impl Run {
     fn act(&mut self, act: &Act) {
         self.xid += 1;
         match act {
-            Act::Remake { page, how } => return self.remake(*page, *how),
-            Act::WriteBack { page } => {
-                self.stored[*page] = image_of(&self.live[*page]);
-                return;
-            }
+            Act::Remake { page, how } => self.remake(*page, *how),
+            Act::WriteBack { page } => self.stored[*page] = image_of(&self.live[*page]),
             Act::Insert { page, .. }
             | Act::Many { page, .. }
             | Act::Update { page, .. }
@@ -367,10 +383,7 @@ impl Run {
             | Act::Vacuum { page }
             | Act::Full { page }
             | Act::Hint { page, .. }
-                if self.view(*page).kind() != PageKind::Data =>
-            {
-                return;
-            }
+                if self.view(*page).kind() != PageKind::Data => {}
 
             Act::Insert { page, len, token } => self.insert(*page, *len, *token),
             Act::Many { page, rows } => self.many(*page, rows),

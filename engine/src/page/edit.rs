@@ -240,16 +240,15 @@ impl<'a> PageMut<'a> {
         self.trim_lines();
     }
 
-    /// Drops unused line pointers from the end of the array and sets `HAS_FREE_LINES` by the rest.
+    /// Drops unused line pointers, which are zero, from the end of the array and sets `HAS_FREE_LINES` by the rest.
     fn trim_lines(&mut self) {
         let page = self.as_page();
-        let (lower, upper) = (page.lower(), page.upper());
+        let upper = page.upper();
         let mut last = page.max_offset();
         while last > 0 && page.line(last).is_unused() {
             last -= 1;
         }
         self.set_bounds(PAGE_HEADER + LINE * last as usize, upper);
-        self.0[PAGE_HEADER + LINE * last as usize..lower].fill(0);
         let free = self.first_unused(1).is_some();
         self.put_flag(HAS_FREE_LINES, free);
     }

@@ -125,9 +125,10 @@ pub fn plan_prune(
             pruner.infomasks[offset as usize] = header.infomask;
         }
     }
+    let mut chain = [0; SLOTS];
     for offset in 1..=page.max_offset() {
         if !pruner.marked[offset as usize] {
-            pruner.prune_line(offset);
+            pruner.prune_line(offset, &mut chain);
         }
     }
     pruner.count();
@@ -141,7 +142,8 @@ impl<F: FnMut(u32) -> Xid> Pruner<'_, F> {
         Some(header)
     }
 
-    fn prune_line(&mut self, root: u16) {
+    /// `chain` is scratch space, as in the functions below.
+    fn prune_line(&mut self, root: u16, chain: &mut [u16; SLOTS]) {
         let line = self.page.line(root);
         if line.is_dead() && self.dead_lines == DeadLines::Free {
             self.free(root);
@@ -159,24 +161,23 @@ impl<F: FnMut(u32) -> Xid> Pruner<'_, F> {
             }
             return;
         }
-        self.prune_chain(root);
+        self.prune_chain(root, chain);
     }
 
-    fn prune_chain(&mut self, root: u16) {
-        let mut chain = [0; SLOTS];
-        let (len, keep) = self.follow(root, &mut chain);
+    fn prune_chain(&mut self, root: u16, chain: &mut [u16; SLOTS]) {
+        let (len, gone) = self.follow(root, chain);
         let root_is_normal = self.page.line(root).is_normal();
-        if keep > 0 {
+        if gone > 0 {
             // The root is removed with its chain's start, but its line pointer stays.
-            for &offset in &chain[1..keep] {
+            for &offset in &chain[1..gone] {
                 self.free(offset);
                 self.plan.removed += 1;
             }
             self.plan.removed += root_is_normal as u32;
-            if keep == len {
+            if gone == len {
                 self.kill(root);
             } else {
-                self.redirect(root, chain[keep]);
+                self.redirect(root, chain[gone]);
             }
         } else if len < 2 && !root_is_normal {
             // The redirect's target was a dead end, freed when it was met before its root.
@@ -186,7 +187,7 @@ impl<F: FnMut(u32) -> Xid> Pruner<'_, F> {
 
     /// Collects a chain, its root first. Gives its length and how many members from the start go: up to the last dead one.
     fn follow(&mut self, root: u16, chain: &mut [u16; SLOTS]) -> (usize, usize) {
-        let (mut len, mut keep) = (0, 0);
+        let (mut len, mut gone) = (0, 0);
         let mut offset = root;
         let mut updater = 0;
         while offset <= self.page.max_offset() && !self.marked[offset as usize] {
@@ -213,7 +214,7 @@ impl<F: FnMut(u32) -> Xid> Pruner<'_, F> {
                 self.note_prunable(xid);
             }
             match state {
-                Some(TupleState::Dead) => keep = len,
+                Some(TupleState::Dead) => gone = len,
                 Some(TupleState::RecentlyDead) => (),
                 _ => break,
             }
@@ -223,7 +224,7 @@ impl<F: FnMut(u32) -> Xid> Pruner<'_, F> {
             offset = header.ctid.offset;
             updater = header.update_xid(&mut self.multi_update_xid);
         }
-        (len, keep)
+        (len, gone)
     }
 
     fn note_prunable(&mut self, xid: Xid) {

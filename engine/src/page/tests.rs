@@ -185,6 +185,7 @@ fn wrong_prunes_change_nothing() {
     page.add_row(&root, &body(8, 1), None);
     page.add_row(&Header { infomask2: HEAP_ONLY_TUPLE, ..header(6) }, &body(8, 1), None);
     page.add_row(&header(7), &body(8, 1), None);
+    page.set_flags(FULL | ALL_VISIBLE);
     let before = bytes.clone();
     let mut page = PageMut::new(&mut bytes);
     for (redirected, dead, unused) in [
@@ -204,6 +205,7 @@ fn wrong_prunes_change_nothing() {
     assert_eq!(bytes, before);
     PageMut::new(&mut bytes).apply_prune(&PruneActions { redirected: vec![(1, 2)], ..Default::default() }).unwrap();
     assert_eq!(Page::new(&bytes).line(1), LinePointer::redirected(2));
+    assert_eq!(Page::new(&bytes).flags(), ALL_VISIBLE, "a prune gives a full page another chance");
 }
 
 #[test]
@@ -221,6 +223,20 @@ fn overflow_page_keeps_its_chunk() {
         assert_eq!(view.compact_len(), 48 + len);
         assert_compacts(&bytes);
     }
+}
+
+#[test]
+fn overflow_page_with_a_wrong_length_is_refused() {
+    let mut bytes = empty_page();
+    PageMut::new(&mut bytes).init_overflow(0, 1, 100, &[5; 100]);
+    for (at, value) in [(36, 99), (40, 99), (40, 101), (16, 147), (19, 0x7f)] {
+        let mut wrong = bytes.clone();
+        wrong[at] = value;
+        Page::new(&wrong).check().unwrap_err();
+    }
+    PageMut::new(&mut bytes).init(PageKind::Overflow, 0);
+    Page::new(&bytes).check().unwrap();
+    assert_eq!(Page::new(&bytes).overflow_payload(), []);
 }
 
 fn assert_compacts(bytes: &[u8]) {
@@ -370,7 +386,9 @@ fn read_everything(page: Page<'_>) {
     }
     for offset in 0..=MAX_OFFSET + 1 {
         if let Some(version) = page.version(offset) {
-            (version.header(), version.is_well_formed(), version.tuple().len(), version.body().len());
+            assert!(version.is_well_formed() || version.tuple().len() > version.body().len());
+            let header = version.header();
+            assert_eq!((header.natts(), header.ctid), (version.natts(), version.ctid()));
         }
         hot_search(page, offset, true, &mut Blind);
         hot_search(page, offset, false, &mut Blind);

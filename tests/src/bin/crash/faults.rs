@@ -94,10 +94,17 @@ fn choose_victim(cluster: &Cluster, fault: Fault, rng: &mut ChaCha8Rng) -> Resul
         Fault::KillWorker => process.is_engine_worker(),
         _ => process.is_auxiliary(),
     };
-    let processes = cluster.processes();
-    let victims: Vec<&Process> = processes.iter().filter(fits).collect();
-    let victim = victims.choose(rng).map(|process| (*process).clone());
-    victim.with_context(|| format!("{fault:?}: no such process among\n{}", cluster.describe_processes()))
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let processes = cluster.processes();
+        let victims: Vec<&Process> = processes.iter().filter(fits).collect();
+        if let Some(victim) = victims.choose(rng) {
+            return Ok((*victim).clone());
+        }
+        // An engine worker that is started on first use may only just be coming.
+        ensure!(Instant::now() < deadline, "{fault:?}: no such process among\n{}", cluster.describe_processes());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Waits until the server has noticed the blow, so that a session opened afterwards belongs to the server after the crash.
