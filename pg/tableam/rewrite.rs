@@ -87,7 +87,8 @@ unsafe fn freeze_limits(
     multi_cutoff: pg_sys::MultiXactId,
 ) -> FreezeLimits {
     let next = next_xid();
-    let full = |xid: pg_sys::TransactionId| if xid.into_inner() == 0 { FROZEN_XID + 1 } else { full_cutoff(xid.into_inner(), next) };
+    let full =
+        |xid: pg_sys::TransactionId| if xid.into_inner() == 0 { FROZEN_XID + 1 } else { full_cutoff(xid.into_inner(), next) };
     // SAFETY: the relation is open.
     let row = unsafe { &*(*old).rd_rel };
     FreezeLimits {
@@ -199,10 +200,7 @@ impl Rewrite {
 
     fn report_copied(&self) {
         let rows = self.counts.rows as i64;
-        progress(&[
-            (pg_sys::PROGRESS_CLUSTER_HEAP_TUPLES_SCANNED, rows),
-            (pg_sys::PROGRESS_CLUSTER_HEAP_TUPLES_WRITTEN, rows),
-        ]);
+        progress(&[(pg_sys::PROGRESS_CLUSTER_HEAP_TUPLES_SCANNED, rows), (pg_sys::PROGRESS_CLUSTER_HEAP_TUPLES_WRITTEN, rows)]);
     }
 
     /// The header of a version that has to be copied, and what the version is; nothing for one that nobody can see.
