@@ -183,7 +183,12 @@ fn kind(code: PgSqlErrorCode) -> ErrorKind {
 /// Ends the statement with the error.
 #[cold]
 pub fn raise(error: impl Into<SqlError>) -> ! {
-    error.into().report(PgLogLevel::ERROR);
+    let error = error.into();
+    if error.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED {
+        // Postgres knows who ended the statement and reports it with the right text.
+        crate::ffi::interrupts::check_for_interrupts();
+    }
+    error.report(PgLogLevel::ERROR);
     unreachable!("a report at level ERROR does not return")
 }
 

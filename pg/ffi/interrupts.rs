@@ -14,7 +14,8 @@ const WORKER_ABSENCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a backend does while it waits for the engine: serve interrupts, and give up when the engine is gone.
 ///
-/// An interrupt may end the statement by unwinding, so whatever is held across the wait must give itself back on drop.
+/// An interrupt that ends the statement or the session ends the wait with an error instead of being served inside it: leaving
+/// the process here would leave pins behind, which only unwinding gives back.
 pub struct BackendWait {
     cache: Cache,
     absent_since: Cell<Option<Instant>>,
@@ -55,8 +56,35 @@ impl BackendWait {
 
 impl Wait for BackendWait {
     fn pause(&self) -> Result<()> {
+        if interrupt_ends_statement() {
+            return Err(Error::new(ErrorKind::Cancelled, "canceling statement due to user request"));
+        }
         check_for_interrupts();
+        exit_without_postmaster();
         self.check_worker()
+    }
+}
+
+/// Ends the process when the postmaster is gone, as every wait of Postgres does: the worker is gone then too, and nobody will
+/// end the wait. The shared memory is of no use to anybody any more.
+fn exit_without_postmaster() {
+    // SAFETY: asks the operating system; leaving runs the process' own exit callbacks.
+    unsafe {
+        if !pg_sys::PostmasterIsAliveInternal() {
+            pg_sys::proc_exit(1);
+        }
+    }
+}
+
+/// Whether serving interrupts now would end the statement or the session.
+fn interrupt_ends_statement() -> bool {
+    // SAFETY: flags and counters of this process, set by its signal handlers.
+    unsafe {
+        if pg_sys::InterruptPending == 0 || pg_sys::InterruptHoldoffCount != 0 || pg_sys::CritSectionCount != 0 {
+            return false;
+        }
+        let cancelled = pg_sys::QueryCancelPending != 0 && pg_sys::QueryCancelHoldoffCount == 0;
+        cancelled || pg_sys::ProcDiePending != 0 || pg_sys::ClientConnectionLost != 0
     }
 }
 

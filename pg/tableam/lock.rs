@@ -361,8 +361,7 @@ impl Request {
 
     /// Looks at a version of an update chain with a dirty snapshot.
     fn look_at(&self, tid: Tid, prior: Xid) -> Option<Found> {
-        let mut dirty: pg_sys::SnapshotData = Default::default();
-        dirty.snapshot_type = pg_sys::SnapshotType::SNAPSHOT_DIRTY;
+        let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
         let view = SnapshotView::new(&mut dirty);
         use crate::error::OrRaise;
         let pin = self.storage.cache.read(self.storage.block(tid.block), &self.waiter).or_raise();

@@ -347,7 +347,7 @@ pub unsafe extern "C-unwind" fn relation_needs_toast_table(_rel: pg_sys::Relatio
 /// Never asked, as there is no TOAST table; heap would be right for one.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn relation_toast_am(_rel: pg_sys::Relation) -> pg_sys::Oid {
-    pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID)
+    pg_sys::HEAP_TABLE_AM_OID
 }
 
 /// Reads a slice of a large value for Postgres' detoasting.

@@ -18,8 +18,6 @@ use crate::store::DurableMark;
 
 /// Pages written in one batch.
 const BATCH: usize = 32;
-/// How long the log's flush is waited for before other pages get their turn.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The writer thread.
 pub(super) fn run(shared: &Shared, mark: DurableMark, known: HashMap<StorageId, Option<StorageInfo>>) {
@@ -67,7 +65,7 @@ impl Writer<'_> {
         let cleaned = self.clean()?;
         let purged = self.shared.purge_wanted.swap(false, Ordering::AcqRel);
         if purged {
-            self.purge_vanished().inspect_err(|_| self.shared.purge_wanted.store(true, Ordering::Release))?;
+            self.purge_vanished(&mut Vec::new()).inspect_err(|_| self.shared.purge_wanted.store(true, Ordering::Release))?;
         }
         let Some(request) = self.due() else { return Ok(cleaned || purged) };
         self.checkpoint(request).inspect_err(|_| self.shared.checkpoints.put_back(request))?;
@@ -86,8 +84,10 @@ impl Writer<'_> {
         let mut dirty = std::mem::take(&mut self.dirty);
         self.shared.cache.dirty_frames(&mut dirty);
         dirty.sort_unstable_by_key(|frame| frame.rec_lsn);
-        dirty.truncate((frames as usize / 8).max(2 * BATCH));
-        let written = self.write_back(&mut dirty);
+        let written = self.purge_vanished(&mut dirty).and_then(|_| {
+            dirty.truncate((frames as usize / 8).max(2 * BATCH));
+            self.write_back(&mut dirty)
+        });
         self.dirty = dirty;
         Ok(written? > 0)
     }
@@ -113,10 +113,9 @@ impl Writer<'_> {
         let mut dirty = std::mem::take(&mut self.dirty);
         cache.dirty_frames(&mut dirty);
         dirty.retain(|frame| frame.rec_lsn < request.position);
-        let written = self.write_back(&mut dirty);
+        let purged = self.purge_vanished(&mut dirty).and_then(|purged| self.write_back(&mut dirty).map(|_| purged));
         self.dirty = dirty;
-        written?;
-        let purged = self.purge_vanished()?;
+        let purged = purged?;
         let durable = self.write_mark(request.position)?;
         stop_point::reached("mark written");
         self.shared.checkpoints.hand_over(Flush { request, durable, purged });
@@ -150,15 +149,18 @@ impl Writer<'_> {
         Ok(mark.lsn)
     }
 
-    /// Removes what the cache and the store have of storages that are no longer in the table.
+    /// Removes what the cache and the store have of storages that are no longer in the table; takes their pages out of `dirty`, which
+    /// was listed before.
     ///
     /// A page of such a storage that is in use just now may be written later; then the storage is known again, and removed again.
-    fn purge_vanished(&mut self) -> Result<Vec<StorageId>> {
+    fn purge_vanished(&mut self, dirty: &mut Vec<DirtyFrame>) -> Result<Vec<StorageId>> {
         let live: HashSet<StorageId> = self.shared.cache.storages().list().iter().map(|storage| storage.id).collect();
-        let vanished: HashSet<StorageId> = self.known.keys().filter(|id| !live.contains(id)).copied().collect();
+        let known = self.known.keys().copied().chain(dirty.iter().map(|frame| frame.key.storage));
+        let vanished: HashSet<StorageId> = known.filter(|id| !live.contains(id)).collect();
         if vanished.is_empty() {
             return Ok(Vec::new());
         }
+        dirty.retain(|frame| !vanished.contains(&frame.key.storage));
         self.shared.cache.discard(&|key| vanished.contains(&key.storage));
         let mut batch = self.shared.store.batch();
         vanished.iter().for_each(|storage| batch.remove_storage(*storage));
@@ -200,16 +202,12 @@ impl Writer<'_> {
             pages += 1;
         }
         let bytes = batch.bytes();
-        if let Err(error) = batch.write() {
-            copies.into_iter().for_each(WriteBack::restore);
-            return Err(error);
-        }
+        batch.write()?;
         stop_point::reached("pages written");
         for copy in copies {
             if copy.page_lsn <= flushed {
                 self.known.entry(copy.key.storage).or_insert(None);
-            } else {
-                copy.restore();
+                copy.stored();
             }
         }
         self.written |= pages > 0;
@@ -236,7 +234,7 @@ impl Writer<'_> {
         loop {
             let word = header.writer_wake.load(Ordering::SeqCst);
             let flushed = header.flushed();
-            if flushed >= position || self.shared.is_stopping() || begun.elapsed() >= FLUSH_PATIENCE {
+            if flushed >= position || self.shared.is_stopping() || begun.elapsed() >= self.shared.config.flush_patience {
                 return flushed;
             }
             futex::wait_for(&header.writer_wake, word, Duration::from_millis(5));

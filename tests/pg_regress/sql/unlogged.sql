@@ -11,7 +11,7 @@ $$;
 
 CREATE UNLOGGED TABLE u (id int PRIMARY KEY, v text);
 SELECT relpersistence, has_init_fork(oid) FROM pg_class WHERE oid = 'u'::regclass;
-INSERT INTO u SELECT i, noise(i, i * 3) FROM generate_series(1, 3000) i;
+INSERT INTO u SELECT i, noise(i, i * 3) FROM generate_series(1, 1000) i;
 UPDATE u SET v = v || 'x' WHERE id % 3 = 0;
 DELETE FROM u WHERE id % 7 = 0;
 CREATE TABLE same AS SELECT * FROM u;
