@@ -30,6 +30,7 @@ pub(super) fn run(shared: &Shared, mark: DurableMark, known: HashMap<StorageId, 
         images: (0..BATCH).map(|_| Vec::new()).collect(),
         waits_seen: 0,
         written: false,
+        written_to: HashSet::new(),
         next_id: StorageId::INVALID,
         last_checkpoint: Instant::now(),
     };
@@ -55,6 +56,8 @@ struct Writer<'a> {
     waits_seen: u64,
     /// Whether something was written since the last mark.
     written: bool,
+    /// The storages that pages were written of since the last checkpoint.
+    written_to: HashSet<StorageId>,
     next_id: StorageId,
     last_checkpoint: Instant,
 }
@@ -121,7 +124,8 @@ impl Writer<'_> {
         let purged = purged?;
         let durable = self.write_mark(request.position)?;
         stop_point::reached("mark written");
-        self.shared.checkpoints.hand_over(Flush { request, durable, purged });
+        let written = std::mem::take(&mut self.written_to);
+        self.shared.checkpoints.hand_over(Flush { request, durable, purged, written });
         Ok(())
     }
 
@@ -212,7 +216,9 @@ impl Writer<'_> {
         for copy in copies {
             if copy.page_lsn <= flushed {
                 self.known.entry(copy.key.storage).or_insert(None);
-                copy.stored();
+                self.written_to.insert(copy.key.storage);
+            } else {
+                copy.restore();
             }
         }
         self.written |= pages > 0;
