@@ -28,6 +28,7 @@ pub mod values;
 mod analyze;
 mod delete;
 mod rewrite;
+mod temporary;
 
 use std::sync::OnceLock;
 

@@ -253,17 +253,17 @@ pub fn recover(cache: Cache, config: EngineConfig, log: &Log) -> Result<Engine> 
 }
 
 pub fn relation(number: u64) -> RelationFile {
-    RelationFile { tablespace: 1663, database: 5, relnumber: 20_000 + number as u32 }
+    RelationFile { tablespace: 1663, database: 5, relnumber: 20_000 + number as u32, owner: 0 }
 }
 
 /// Makes a storage for a relation's files, as a backend does; returns its id.
 pub fn create_storage(cache: &Cache, log: &Log, file: RelationFile) -> StorageId {
     let id = cache.header().allocate_storage_id();
-    let storage = StorageInfo { id, file, creator_xid: 700, blocks: 0, next_value: 1 };
+    let storage = StorageInfo::empty(id, file, false, 700);
     cache.storages().create(&storage).unwrap();
-    let RelationFile { tablespace, database, relnumber } = file;
+    let RelationFile { tablespace, database, relnumber, owner } = file;
     let mut record = RecordBuilder::new();
-    record.create_storage(&StorageCreate { storage: id, tablespace, database, relnumber, xid: 700 });
+    record.create_storage(&StorageCreate { storage: id, tablespace, database, relnumber, owner, unlogged: false, xid: 700 });
     log.insert(record.bytes());
     id
 }
@@ -386,8 +386,8 @@ impl Model {
         for (end, payload) in log.records(Lsn(0)) {
             let record = Record::decode(&payload).unwrap();
             if let Some(create) = record.create_storage() {
-                let StorageCreate { storage, tablespace, database, relnumber, .. } = create;
-                model.storages.insert(storage, RelationFile { tablespace, database, relnumber });
+                let StorageCreate { storage, tablespace, database, relnumber, owner, .. } = create;
+                model.storages.insert(storage, RelationFile { tablespace, database, relnumber, owner });
             }
             for group in record.groups() {
                 let page = model.pages.entry(group.key).or_insert_with(|| Box::new([0; PAGE_SIZE]));
