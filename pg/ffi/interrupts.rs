@@ -67,15 +67,17 @@ impl Wait for BackendWait {
 
 unsafe extern "C-unwind" {
     /// Whether the postmaster lives; asks the operating system.
-    safe fn PostmasterIsAliveInternal() -> bool;
+    fn PostmasterIsAliveInternal() -> bool;
 }
 
 /// Ends the process when the postmaster is gone, as every wait of Postgres does: the worker is gone then too, and nobody will
 /// end the wait. The shared memory is of no use to anybody any more.
 fn exit_without_postmaster() {
-    if !PostmasterIsAliveInternal() {
-        // SAFETY: leaving runs the process' own exit callbacks.
-        unsafe { pg_sys::proc_exit(1) };
+    // SAFETY: asks the operating system; leaving runs the process' own exit callbacks.
+    unsafe {
+        if !PostmasterIsAliveInternal() {
+            pg_sys::proc_exit(1);
+        }
     }
 }
 
