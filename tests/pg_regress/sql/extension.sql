@@ -50,15 +50,6 @@ ALTER TABLE theirs SET ACCESS METHOD heap;
 SELECT count(*), bool_and(v = noise(id, id * 5) || CASE WHEN id % 2 = 0 THEN '!' ELSE '' END) FROM theirs;
 SELECT check_indexes('theirs');
 
--- What is not supported is refused, and changes nothing.
-\set VERBOSITY sqlstate
-CREATE TEMP TABLE refused (i int) USING kalam_shared;
-CREATE UNLOGGED TABLE refused (i int) USING kalam_shared;
-ALTER TABLE ours SET UNLOGGED;
-\set VERBOSITY default
-SELECT count(*), bool_and(v = noise(id, id * 5)) FROM ours;
-SELECT check_indexes('ours');
-
 -- Nobody can pull the access method away.
 \set VERBOSITY sqlstate
 SELECT kalam.shared_handler(NULL);
