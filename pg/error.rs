@@ -47,6 +47,12 @@ impl SqlError {
         SqlError::new(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, message)
     }
 
+    /// The object is of another kind than the operation needs (42809).
+    #[cold]
+    pub fn wrong_object_type(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)
+    }
+
     /// The transaction is in no state for the operation (25000).
     #[cold]
     pub fn invalid_transaction_state(message: impl Into<String>) -> SqlError {

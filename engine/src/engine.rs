@@ -238,7 +238,7 @@ impl Engine {
     /// Why the store takes no writes at the moment.
     pub fn last_error(&self) -> Option<String> {
         let header = self.shared.cache.header();
-        (header.store_failing.load(Ordering::Acquire) != 0).then(|| header.failure())
+        header.is_store_failing().then(|| header.failure())
     }
 
     /// Lines for the server's log since the last call.

@@ -69,6 +69,8 @@ impl Cluster {
     fn create(&mut self) {
         if self.storages.len() < 4 {
             let file = relation(self.random.below(6));
+            // Files get another storage only after the commit that gave up the first one is flushed.
+            self.log.flush();
             let id = create_storage(&self.memory.cache, &self.log, file);
             // The files' older storage is superseded.
             let cache = self.memory.cache;

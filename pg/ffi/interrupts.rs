@@ -65,12 +65,17 @@ impl Wait for BackendWait {
     }
 }
 
+unsafe extern "C-unwind" {
+    /// Whether the postmaster lives; asks the operating system.
+    fn PostmasterIsAliveInternal() -> bool;
+}
+
 /// Ends the process when the postmaster is gone, as every wait of Postgres does: the worker is gone then too, and nobody will
 /// end the wait. The shared memory is of no use to anybody any more.
 fn exit_without_postmaster() {
     // SAFETY: asks the operating system; leaving runs the process' own exit callbacks.
     unsafe {
-        if !pg_sys::PostmasterIsAliveInternal() {
+        if !PostmasterIsAliveInternal() {
             pg_sys::proc_exit(1);
         }
     }

@@ -1,3 +1,4 @@
 //! SQL functions, by subject.
 
 mod status;
+mod table_stats;

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kalamdb_engine::cache::{Cache, Wait, WorkerState, futex, raise};
-use kalamdb_engine::{Error, ErrorKind};
 use pgrx::prelude::*;
 
 use crate::error::{OrRaise, raise as raise_error};
@@ -29,12 +28,12 @@ fn engine_checkpoint() {
             return;
         }
         wait.pause().or_raise();
-        if header.store_failing.load(Ordering::Acquire) == 0 {
-            failing_since = None;
-        } else if failing_since.get_or_insert_with(Instant::now).elapsed() > STORE_FAILURE_LIMIT {
-            raise_error(Error::new(ErrorKind::Io, "the KalamDB store takes no writes").with_detail(header.failure()).with_hint(
-                "Changes stay in the write-ahead log meanwhile; the engine goes on by itself once the cause is mended.",
-            ));
+        match header.store_failure("the KalamDB store takes no writes") {
+            None => failing_since = None,
+            Some(failure) if failing_since.get_or_insert_with(Instant::now).elapsed() > STORE_FAILURE_LIMIT => {
+                raise_error(failure)
+            }
+            Some(_) => {}
         }
         futex::wait(&header.state_changed, seen);
     }
@@ -85,12 +84,7 @@ fn statistics(cache: &Cache) -> Vec<Statistic> {
         ("clean_waits", read(&counters.clean_waits), "waits", "waits for a frame because all were changed or in use"),
         ("checkpoints", read(&counters.checkpoints), "checkpoints", "checkpoints of the store"),
         ("replayed_records", read(&counters.replayed), "records", "log records replayed"),
-        (
-            "store_failing",
-            header.store_failing.load(Ordering::Relaxed).into(),
-            "0 or 1",
-            "whether the store refuses writes at the moment",
-        ),
+        ("store_failing", header.is_store_failing().into(), "0 or 1", "whether the store refuses writes at the moment"),
         ("insert_lsn", read(&header.insert_lsn), "byte position", "end of the write-ahead log as the worker last saw it"),
         ("flushed_lsn", read(&header.flushed_lsn), "byte position", "end of the flushed log as the worker last saw it"),
         ("durable_lsn", read(&header.durable_lsn), "byte position", "everything before it is durable in the store"),

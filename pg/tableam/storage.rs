@@ -81,6 +81,13 @@ impl Storage {
         Storage::look_up(cache, rel)
     }
 
+    /// The storage of an open relation, if the engine has one for it.
+    pub fn find(rel: pg_sys::Relation) -> Option<Storage> {
+        let cache = engine_cache();
+        let descriptor = cache.storages().at(cache.storages().find(&relation_file(rel))?);
+        Some(Storage { cache, descriptor, id: descriptor.id() })
+    }
+
     #[cold]
     fn look_up(cache: &'static Cache, rel: pg_sys::Relation) -> Storage {
         refuse_temporary_of_others(rel);

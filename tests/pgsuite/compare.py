@@ -184,10 +184,11 @@ def normalised(text, sql, keep_order):
     return result
 
 
-def statuses(log):
-    """Which tests ran, in order, and whether pg_regress was content."""
+def statuses(directory):
+    """Which tests ran, in order, and whether pg_regress was content. What it
+    printed says so; its own regression.out goes away when all tests pass."""
     result = collections.OrderedDict()
-    for line in log.read_text(errors="replace").split("\n"):
+    for line in directory.with_suffix(".log").read_text(errors="replace").split("\n"):
         found = STATUS.match(line)
         if found:
             result[found.group(1)] = found.group(2) == "ok"

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::latch::Latch;
+use crate::error::{Error, ErrorKind};
 use crate::ids::{Lsn, StorageId};
 
 /// "KALAMDB1" read as a little-endian number.
@@ -12,7 +13,10 @@ pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"KALAMDB1");
 pub const LAYOUT_VERSION: u32 = 2;
 
 /// The longest text of a failure that the mapping keeps, in bytes.
-pub const FAILURE_TEXT: usize = 480;
+pub const FAILURE_TEXT: usize = 1984;
+
+const FAILING_DISK_FULL: u32 = 1;
+const FAILING_OTHERWISE: u32 = 2;
 
 /// What the worker is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,8 +114,8 @@ pub struct Header {
     pub(super) load_sleepers: AtomicU32,
     /// Raised and woken when `worker_state` changes or a checkpoint ends.
     pub state_changed: AtomicU32,
-    /// Whether the store refuses writes at the moment (full disk, I/O error); 0 or 1.
-    pub store_failing: AtomicU32,
+    /// Why the store refuses writes at the moment; 0 when it takes them.
+    store_failing: AtomicU32,
     pub(super) storage_latch: Latch,
     failure_latch: Latch,
     /// Event counters.
@@ -167,6 +171,34 @@ impl Header {
             word.store(u32::from_le_bytes(*chunk), Ordering::Relaxed);
         }
         self.failure_latch.unlock_exclusive();
+    }
+
+    /// Publishes that the store takes no writes, and why.
+    pub fn set_store_failing(&self, error: &Error) {
+        self.set_failure(&error.to_string());
+        let reason = if error.kind() == ErrorKind::DiskFull { FAILING_DISK_FULL } else { FAILING_OTHERWISE };
+        self.store_failing.store(reason, Ordering::Release);
+    }
+
+    /// Publishes that the store takes writes; whether it did not before.
+    pub fn clear_store_failing(&self) -> bool {
+        self.store_failing.load(Ordering::Relaxed) != 0 && self.store_failing.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// The error with which a wait for the store ends that takes no writes; none while it takes them.
+    pub fn store_failure(&self, message: &str) -> Option<Error> {
+        let (kind, remedy) = match self.store_failing.load(Ordering::Acquire) {
+            0 => return None,
+            FAILING_DISK_FULL => (ErrorKind::DiskFull, "Free disk space where the data directory lies"),
+            _ => (ErrorKind::Io, "Mend what the detail names"),
+        };
+        let error = Error::new(kind, message).with_detail(self.failure());
+        Some(error.with_hint(format!("{remedy}; nothing is lost meanwhile, and the engine goes on by itself.")))
+    }
+
+    /// Whether the store refuses writes at the moment.
+    pub fn is_store_failing(&self) -> bool {
+        self.store_failing.load(Ordering::Relaxed) != 0
     }
 
     /// The text of the last failure; empty when there was none.

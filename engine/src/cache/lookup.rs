@@ -257,10 +257,10 @@ impl Cache {
             futex::wait(&header.cleaned, cleaned);
             wait.pause()?;
             waits += 1;
-            if waits >= CLEAN_WAITS_MAX && header.store_failing.load(Ordering::Relaxed) != 0 {
-                return Err(Error::new(ErrorKind::DiskFull, "the KalamDB store takes no writes and its cache is full")
-                    .with_detail(header.failure())
-                    .with_hint("Free disk space where the data directory lies; nothing is lost meanwhile."));
+            if waits >= CLEAN_WAITS_MAX
+                && let Some(failure) = header.store_failure("the KalamDB store takes no writes and its cache is full")
+            {
+                return Err(failure);
             }
         }
     }

@@ -54,6 +54,8 @@ impl StorageInfo {
 pub struct StorageDescriptor {
     id: AtomicU64,
     creator_xid: AtomicU64,
+    /// Approximate bytes of its pages in the store, as of the last checkpoint that wrote some of them.
+    pub stored_bytes: AtomicU64,
     tablespace: AtomicU32,
     database: AtomicU32,
     relnumber: AtomicU32,
@@ -142,6 +144,7 @@ impl StorageDescriptor {
 
     fn fill(&self, info: &StorageInfo) {
         self.creator_xid.store(info.creator_xid, Ordering::Relaxed);
+        self.stored_bytes.store(0, Ordering::Relaxed);
         self.tablespace.store(info.file.tablespace, Ordering::Relaxed);
         self.database.store(info.file.database, Ordering::Relaxed);
         self.relnumber.store(info.file.relnumber, Ordering::Relaxed);
@@ -276,11 +279,12 @@ impl<'a> StorageTable<'a> {
 
     /// All storages of the moment.
     pub fn list(self) -> Vec<StorageInfo> {
-        self.descriptors()
-            .iter()
-            .filter(|descriptor| descriptor.id() != StorageId::INVALID)
-            .map(StorageDescriptor::info)
-            .collect()
+        self.in_use().map(StorageDescriptor::info).collect()
+    }
+
+    /// The descriptors of all storages of the moment; each may come to stand for another storage.
+    pub fn in_use(self) -> impl Iterator<Item = &'a StorageDescriptor> {
+        self.descriptors().iter().filter(|descriptor| descriptor.id() != StorageId::INVALID)
     }
 
     pub(super) fn format(self) {

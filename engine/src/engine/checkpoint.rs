@@ -1,5 +1,6 @@
 //! Checkpoints: who asked for one, and the flusher thread that makes what the writer wrote durable.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -7,6 +8,9 @@ use super::shared::{Backoff, Shared, lock};
 use super::stop_point;
 use crate::cache::raise;
 use crate::ids::{Lsn, StorageId};
+
+/// Number of storages up to which every checkpoint asks for the size of each.
+const FEW_STORAGES: usize = 1000;
 
 /// What the writer shall make a checkpoint of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub(super) struct Flush {
     pub(super) durable: Lsn,
     /// Storages whose removal the checkpoint makes durable.
     pub(super) purged: Vec<StorageId>,
+    /// Storages whose pages the checkpoint makes durable.
+    pub(super) written: HashSet<StorageId>,
 }
 
 #[derive(Default)]
@@ -131,6 +137,8 @@ pub(super) fn run(shared: &Shared) {
 
 fn publish(shared: &Shared, flush: &Flush) {
     let header = shared.cache.header();
+    // Before anybody who waits for the checkpoint goes on, so that he sees the sizes after it.
+    publish_sizes(shared, &flush.written);
     header.durable_lsn.fetch_max(flush.durable.0, Ordering::SeqCst);
     header.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     header.checkpoints_done.fetch_max(flush.request.wanted, Ordering::SeqCst);
@@ -143,5 +151,14 @@ fn publish(shared: &Shared, flush: &Flush) {
         if let Err(error) = shared.store.reclaim(*storage) {
             shared.say(error.to_string());
         }
+    }
+}
+
+/// Publishes how much the storages take in the store: of few storages all, as compaction changes those nobody writes to.
+fn publish_sizes(shared: &Shared, written: &HashSet<StorageId>) {
+    let storages = shared.cache.storages();
+    let few = storages.in_use().count() <= FEW_STORAGES;
+    for storage in storages.in_use().filter(|storage| few || written.contains(&storage.id())) {
+        storage.stored_bytes.store(shared.store.storage_bytes(storage.id()), Ordering::Relaxed);
     }
 }

@@ -39,6 +39,9 @@ pub(super) fn restore(cache: &Cache, store: &Store, config: &EngineConfig) -> Re
             cache.storages().create(storage)?;
         }
     }
+    for storage in cache.storages().in_use() {
+        storage.stored_bytes.store(store.storage_bytes(storage.id()), Ordering::Relaxed);
+    }
     stop_point::reached("storages restored");
     header.durable_lsn.store(mark.lsn.0, Ordering::SeqCst);
     let known = stored.into_iter().map(|storage| (storage.id, Some(storage))).collect();

@@ -136,17 +136,13 @@ impl Shared {
     /// Publishes that the store takes no writes.
     #[cold]
     pub(super) fn store_failed(&self, error: &Error) {
-        let header = self.cache.header();
-        header.set_failure(&error.to_string());
-        header.store_failing.store(1, Ordering::Release);
+        self.cache.header().set_store_failing(error);
         self.say(error.to_string());
     }
 
     /// Publishes that the store takes writes.
     pub(super) fn store_works(&self) {
-        let failing = &self.cache.header().store_failing;
-        if failing.load(Ordering::Relaxed) != 0 {
-            failing.store(0, Ordering::Release);
+        if self.cache.header().clear_store_failing() {
             self.say("the store takes writes again".to_owned());
         }
     }

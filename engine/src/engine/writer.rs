@@ -30,6 +30,7 @@ pub(super) fn run(shared: &Shared, mark: DurableMark, known: HashMap<StorageId, 
         images: (0..BATCH).map(|_| Vec::new()).collect(),
         waits_seen: 0,
         written: false,
+        written_to: HashSet::new(),
         next_id: StorageId::INVALID,
         last_checkpoint: Instant::now(),
     };
@@ -55,6 +56,8 @@ struct Writer<'a> {
     waits_seen: u64,
     /// Whether something was written since the last mark.
     written: bool,
+    /// The storages that pages were written of since the last checkpoint.
+    written_to: HashSet<StorageId>,
     next_id: StorageId,
     last_checkpoint: Instant,
 }
@@ -109,7 +112,8 @@ impl Writer<'_> {
         stop_point::reached("checkpoint begun");
         self.last_checkpoint = Instant::now();
         let cache = self.shared.cache;
-        self.want_flush(request.position);
+        // Where the log is not flushed in time, the mark stays behind and the next checkpoint makes up for it.
+        self.await_flush(request.position);
         let mut dirty = std::mem::take(&mut self.dirty);
         cache.dirty_frames(&mut dirty);
         dirty.retain(|frame| frame.rec_lsn < request.position);
@@ -118,7 +122,8 @@ impl Writer<'_> {
         let purged = purged?;
         let durable = self.write_mark(request.position)?;
         stop_point::reached("mark written");
-        self.shared.checkpoints.hand_over(Flush { request, durable, purged });
+        let written = std::mem::take(&mut self.written_to);
+        self.shared.checkpoints.hand_over(Flush { request, durable, purged, written });
         Ok(())
     }
 
@@ -130,6 +135,8 @@ impl Writer<'_> {
         let cache = &self.shared.cache;
         let storages = cache.storages().list();
         let next_id = StorageId(cache.header().next_storage_id.load(Ordering::SeqCst));
+        // The mark never passes the flushed log: after a crash the positions behind it are given out again.
+        let position = position.min(cache.header().flushed());
         let bound = cache.min_rec_lsn().map_or(position, |oldest| oldest.min(position));
         let mark = DurableMark { lsn: bound.max(self.mark.lsn), ..self.mark };
         let changed: Vec<StorageInfo> =
@@ -207,7 +214,9 @@ impl Writer<'_> {
         for copy in copies {
             if copy.page_lsn <= flushed {
                 self.known.entry(copy.key.storage).or_insert(None);
-                copy.stored();
+                self.written_to.insert(copy.key.storage);
+            } else {
+                copy.restore();
             }
         }
         self.written |= pages > 0;

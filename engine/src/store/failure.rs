@@ -41,9 +41,8 @@ fn complete(kind: ErrorKind, message: String, error: rocksdb::Error) -> Error {
     let detail = error.to_string();
     let complete = Error::new(kind, message).with_detail(detail);
     match kind {
-        ErrorKind::DiskFull => {
-            complete.with_hint("Free space on the device of the data directory; the work goes on by itself then.")
-        }
+        ErrorKind::DiskFull => complete
+            .with_hint("Free some hundred megabytes on the device of the data directory; the work goes on by itself then."),
         ErrorKind::StorageMissing => {
             complete.with_hint("Check that the files exist and belong to the operating system user that runs the server.")
         }

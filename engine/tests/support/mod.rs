@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use kalamdb_engine::cache::{Cache, CacheConfig, RelationFile, SharedMemory, StorageInfo, Wait};
 use kalamdb_engine::engine::{Engine, EngineConfig};
-use kalamdb_engine::ids::{Lsn, PageKey, PageNumber, StorageId};
+use kalamdb_engine::ids::{Lsn, PageKey, PageNumber, StorageId, Tid};
 use kalamdb_engine::log::{Record, RecordBuilder, StorageCreate, apply_group};
 use kalamdb_engine::page::{Header, PAGE_SIZE, Page, PageKind, PageMut, build_version};
 use kalamdb_engine::store::StoreOptions;
@@ -362,29 +362,28 @@ pub fn create_storage(cache: &Cache, log: &Log, file: RelationFile) -> StorageId
     id
 }
 
-fn row(fill: u8, length: usize) -> Vec<u8> {
-    let header = Header { xmin: (1 << 33) + u64::from(fill), infomask2: 1, infomask: 0x0800, ..Header::default() };
-    let mut body = vec![fill; length + 2];
-    body[..2].copy_from_slice(&[24, 0]);
-    let mut version = Vec::new();
-    build_version(&header, &body, &mut version);
-    version
+/// The tuple's bytes from the hoff byte on; they do not compress.
+fn row_body(random: &mut Random) -> Vec<u8> {
+    let words = 1 + random.below(370);
+    let mut body = vec![24, 0];
+    (0..words).for_each(|_| body.extend_from_slice(&random.below(1 << 50).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()));
+    body
 }
 
 /// Describes adding a row to a page, which starts anew when it is unused or full.
 fn describe_insertion(page: Page<'_>, key: PageKey, random: &mut Random, record: &mut RecordBuilder) {
-    let mut version = row(random.below(200) as u8, random.below(3000) as usize);
+    let body = row_body(random);
     let mut offset = page.max_offset() + 1;
     record.page(key);
-    if page.kind() != PageKind::Data || !page.has_room(version.len()) {
+    if page.kind() != PageKind::Data || !page.has_room(38 + body.len()) {
         record.init(PageKind::Data, 0);
         offset = 1;
     }
     // The row's own place is its forward place.
-    let header = kalamdb_engine::page::Version::new(&version).unwrap().header();
-    let block = key.page.as_block().unwrap();
-    let header = Header { ctid: kalamdb_engine::ids::Tid::new(block, offset), ..header };
-    let body = version[38..].to_vec();
+    let ctid = Tid::new(key.page.as_block().expect("rows stand in blocks"), offset);
+    let xmin = (1 << 33) + random.below(1 << 20);
+    let header = Header { xmin, ctid, infomask2: 1, infomask: 0x0800, ..Header::default() };
+    let mut version = Vec::new();
     build_version(&header, &body, &mut version);
     record.insert(offset, &version);
 }
