@@ -45,6 +45,8 @@ pub struct EngineConfig {
     pub checkpoint_interval: Duration,
     /// Bytes of log after which a checkpoint is made.
     pub checkpoint_log_bytes: u64,
+    /// How long pages wait for the log's flush before others get their turn.
+    pub flush_patience: Duration,
 }
 
 impl EngineConfig {
@@ -59,6 +61,7 @@ impl EngineConfig {
             loaders: 2,
             checkpoint_interval: Duration::from_secs(60),
             checkpoint_log_bytes: 512 << 20,
+            flush_patience: Duration::from_secs(1),
         }
     }
 }
@@ -67,7 +70,8 @@ impl EngineConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
-/// The worker's half. Dropped, it stops its threads and leaves the store as a crash would find it, or newer.
+/// The worker's half. Dropped, it stops its threads and leaves the store as a crash would find it, or newer; after a failure the store
+/// stays open until the process ends.
 pub struct Engine {
     shared: Arc<Shared>,
     replay: Replay,
@@ -272,8 +276,14 @@ impl Drop for Engine {
             // A thread that panicked has said so already.
             let _ = thread.join();
         }
-        let state = if self.shared.failure().is_some() { WorkerState::Failed } else { WorkerState::Absent };
-        self.shared.cache.header().set_worker_state(state);
-        self.shared.store.stop_background_work();
+        let header = self.shared.cache.header();
+        if self.shared.failure().is_some() {
+            // Closing would wait for a device that may never answer; the process ends, and the log has everything.
+            std::mem::forget(Arc::clone(&self.shared));
+            header.set_worker_state(WorkerState::Failed);
+        } else {
+            header.set_worker_state(WorkerState::Absent);
+            self.shared.store.stop_background_work();
+        }
     }
 }

@@ -69,6 +69,8 @@ impl Cluster {
     fn create(&mut self) {
         if self.storages.len() < 4 {
             let file = relation(self.random.below(6));
+            // Files get another storage only after the commit that gave up the first one is flushed.
+            self.log.flush();
             let id = create_storage(&self.memory.cache, &self.log, file);
             // The files' older storage is superseded.
             let cache = self.memory.cache;
@@ -189,14 +191,7 @@ fn a_clean_shutdown_leaves_nothing_to_replay() {
     let end = cluster.log.position();
     let engine = cluster.engine.take().unwrap();
     let (log, cache) = (&cluster.log, cluster.memory.cache);
-    struct Flushing<'a>(&'a Log, kalamdb_engine::cache::Cache);
-    impl kalamdb_engine::cache::Wait for Flushing<'_> {
-        fn pause(&self) -> kalamdb_engine::Result<()> {
-            self.1.header().flushed_lsn.fetch_max(self.0.flush().0, Ordering::SeqCst);
-            Ok(())
-        }
-    }
-    engine.shutdown(end, &Flushing(log, cache)).unwrap();
+    engine.shutdown(end, &Flushing { cache, log, patience: Patience::new() }).unwrap();
     assert_eq!(cache.header().worker_state(), WorkerState::Absent);
     assert_eq!(cluster.memory.cache.header().durable_lsn.load(Ordering::SeqCst), end.0);
 

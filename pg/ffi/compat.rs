@@ -1,8 +1,11 @@
 //! What differs between versions of Postgres and between processors, under one name each.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use kalamdb_engine::cache::RelationFile;
 use pgrx::pg_sys;
 
 #[cfg(target_arch = "x86_64")]
@@ -37,16 +40,15 @@ pub unsafe fn with_spinlock<R>(lock: *mut pg_sys::slock_t, run: impl FnOnce() ->
     result
 }
 
-/// Path of a permanent relation's main fork, relative to the data directory.
-pub fn main_fork_path(database: u32, tablespace: u32, relnumber: u32) -> CString {
-    const NO_BACKEND: i32 = -1;
+/// Path of a relation's main fork, relative to the data directory; the backend is -1 unless the relation is temporary.
+fn main_fork_path(database: u32, tablespace: u32, relnumber: u32, backend: i32) -> CString {
     // SAFETY: plain numbers in, a string out.
     let path = unsafe {
         pg_sys::GetRelationPath(
             database.into(),
             tablespace.into(),
             relnumber.into(),
-            NO_BACKEND,
+            backend,
             pg_sys::ForkNumber::MAIN_FORKNUM,
         )
     };
@@ -64,6 +66,29 @@ pub fn main_fork_path(database: u32, tablespace: u32, relnumber: u32) -> CString
         // SAFETY: the string inside the struct ends with a zero byte.
         unsafe { CStr::from_ptr(path.str_.as_ptr()).to_owned() }
     }
+}
+
+/// The main fork's path of a storage's files.
+pub fn main_fork_of(file: &RelationFile) -> PathBuf {
+    let path = main_fork_path(file.database, file.tablespace, file.relnumber, file.owner as i32 - 1);
+    PathBuf::from(OsStr::from_bytes(path.as_bytes()))
+}
+
+/// One of Postgres' blocks, as aligned as some version of it wants.
+#[repr(align(4096))]
+struct ZeroBlock([u8; pg_sys::BLCKSZ as usize]);
+
+/// Gives an unlogged relation's main fork a block.
+///
+/// After a crash Postgres replaces the fork by a copy of the init fork, which has none: that the block is gone says that the table
+/// is to be empty. The checkpoint that ends a clean shutdown brings it to disk.
+///
+/// # Safety
+/// The relation's main fork exists and has no block.
+pub unsafe fn write_unlogged_mark(files: pg_sys::SMgrRelation) {
+    static BLOCK: ZeroBlock = ZeroBlock([0; pg_sys::BLCKSZ as usize]);
+    // SAFETY: see above; the block is only read.
+    unsafe { pg_sys::smgrextend(files, pg_sys::ForkNumber::MAIN_FORKNUM, 0, BLOCK.0.as_ptr().cast_mut().cast(), false) };
 }
 
 /// Creates a persistent physical replication slot and acquires it.
@@ -156,4 +181,22 @@ pub unsafe fn next_sorted_datum(sort: *mut pg_sys::Tuplesortstate) -> Option<pg_
         }
     };
     found.then_some(value)
+}
+
+/// Begins a scan of a whole index in its order.
+///
+/// # Safety
+/// Both relations are open and locked, and the snapshot stays valid during the scan.
+pub unsafe fn begin_index_scan(table: pg_sys::Relation, index: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> pg_sys::IndexScanDesc {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        {
+            pg_sys::index_beginscan(table, index, snapshot, 0, 0)
+        }
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), 0, 0)
+        }
+    }
 }

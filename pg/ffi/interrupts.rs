@@ -60,7 +60,24 @@ impl Wait for BackendWait {
             return Err(Error::new(ErrorKind::Cancelled, "canceling statement due to user request"));
         }
         check_for_interrupts();
+        exit_without_postmaster();
         self.check_worker()
+    }
+}
+
+unsafe extern "C-unwind" {
+    /// Whether the postmaster lives; asks the operating system.
+    fn PostmasterIsAliveInternal() -> bool;
+}
+
+/// Ends the process when the postmaster is gone, as every wait of Postgres does: the worker is gone then too, and nobody will
+/// end the wait. The shared memory is of no use to anybody any more.
+fn exit_without_postmaster() {
+    // SAFETY: asks the operating system; leaving runs the process' own exit callbacks.
+    unsafe {
+        if !PostmasterIsAliveInternal() {
+            pg_sys::proc_exit(1);
+        }
     }
 }
 

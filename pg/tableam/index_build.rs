@@ -6,6 +6,7 @@ use kalamdb_engine::page::{Header, TupleState};
 use kalamdb_engine::visibility::{TransactionStatus, satisfies_vacuum, update_xid};
 use pgrx::{pg_guard, pg_sys};
 
+use super::raw;
 use super::row_lock::{WaitFor, wait_for_xid};
 use super::scan::Scan;
 use super::slot::{item_pointer, slot_ops};
@@ -55,7 +56,7 @@ impl Expressions {
                     return false;
                 }
             }
-            pg_sys::FormIndexDatum(self.info, self.slot, self.estate, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+            raw::unguarded::FormIndexDatum(self.info, self.slot, self.estate, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
             true
         }
     }
@@ -350,7 +351,7 @@ pub unsafe extern "C-unwind" fn index_validate_scan(
             };
             let mut pointer = item_pointer(root);
             let (values, nulls) = (expressions.values.as_mut_ptr(), expressions.nulls.as_mut_ptr());
-            pg_sys::index_insert(index, values, nulls, &mut pointer, rel, unique, false, info);
+            raw::unguarded::index_insert(index, values, nulls, &mut pointer, rel, unique, false, info);
             (*state).tups_inserted += 1.0;
         }
         expressions.end();

@@ -19,11 +19,23 @@ use crate::ffi::interrupts::BackendWait;
 use crate::wal;
 
 /// Bits of the masks that say something of transactions and not of attributes.
-const XACT_MASK: u16 = 0xFFF0;
+pub const XACT_MASK: u16 = 0xFFF0;
 const XACT_MASK2: u16 = 0xE000;
 
 /// Byte position of a tuple's hoff field: the body of a version starts there.
 const HOFF: usize = 22;
+
+/// A tuple's bytes from its hoff field on.
+///
+/// # Safety
+/// `tuple` is whole and stays as long as the bytes are used.
+pub unsafe fn version_body<'t>(tuple: pg_sys::HeapTuple) -> &'t [u8] {
+    // SAFETY: the tuple is t_len bytes long and longer than its header.
+    unsafe {
+        let start = (*tuple).t_data as *const u8;
+        std::slice::from_raw_parts(start.add(HOFF), (*tuple).t_len as usize - HOFF)
+    }
+}
 
 /// A tuple about to be stored: Postgres' memory, valid until the callback returns.
 pub struct NewTuple {
@@ -108,11 +120,8 @@ impl NewTuple {
 
     /// The tuple's bytes from its hoff field on.
     pub fn body(&self) -> &[u8] {
-        // SAFETY: the tuple is t_len bytes long and longer than its header.
-        unsafe {
-            let start = (*self.tuple).t_data as *const u8;
-            std::slice::from_raw_parts(start.add(HOFF), (*self.tuple).t_len as usize - HOFF)
-        }
+        // SAFETY: the tuple lives as long as the callback.
+        unsafe { version_body(self.tuple) }
     }
 
     /// The header of a fresh version of this tuple; its ctid becomes its own TID when it is stored.

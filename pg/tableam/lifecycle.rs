@@ -3,35 +3,52 @@
 //! Postgres keeps the list of files to unlink at the end of a transaction; the engine's storages follow it. What a crash leaves
 //! behind, the worker's sweeper finds.
 
-use kalamdb_engine::cache::StorageInfo;
+use std::sync::atomic::Ordering;
+
+use kalamdb_engine::cache::{RelationFile, StorageDescriptor, StorageInfo};
 use kalamdb_engine::ids::{PageKey, PageNumber, Xid};
 use kalamdb_engine::log::StorageCreate;
 use kalamdb_engine::page::{OVERFLOW_PAYLOAD, PageKind};
-use kalamdb_engine::{Error, ErrorKind};
 use pgrx::{pg_guard, pg_sys};
 
 use super::change::{change_page, log_only};
 use super::status::current_xid;
-use super::storage::{Storage, file_of_node, relation_file, relation_name};
-use crate::error::{OrRaise, raise};
+use super::storage::{NO_BACKEND, Storage, file_of_node, relation_file};
+use super::{raw, temporary};
+use crate::error::OrRaise;
+use crate::ffi::compat;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::shmem::{engine_cache, known_cache};
 
 /// Makes and logs a storage for a relation's files; one that the files had before is given up.
-fn create(file: kalamdb_engine::cache::RelationFile, creator: Xid) -> u32 {
+fn create(file: RelationFile, unlogged: bool, creator: Xid) -> &'static StorageDescriptor {
     let cache = engine_cache();
     let id = cache.header().allocate_storage_id();
+    // In the table first: a checkpoint whose position lies behind the record finds the storage there.
+    let (place, _) = cache.storages().create(&StorageInfo::empty(id, file, unlogged, creator)).or_raise();
+    let RelationFile { tablespace, database, relnumber, owner } = file;
     log_only(|record| {
-        record.create_storage(&StorageCreate {
-            storage: id,
-            tablespace: file.tablespace,
-            database: file.database,
-            relnumber: file.relnumber,
-            xid: creator,
-        });
+        record.create_storage(&StorageCreate { storage: id, tablespace, database, relnumber, owner, unlogged, xid: creator });
     });
-    let info = StorageInfo { id, file, creator_xid: creator, blocks: 0, next_value: 1 };
-    cache.storages().create(&info).or_raise().0
+    cache.storages().at(place)
+}
+
+/// Creates the files of a table; they go again if the transaction fails.
+unsafe fn create_files(node: &pg_sys::RelFileNode, persistence: u8) {
+    // SAFETY: the caller passes an identity that Postgres has just chosen.
+    unsafe {
+        let files = pg_sys::RelationCreateStorage(*node, persistence as std::ffi::c_char, true);
+        if persistence == pg_sys::RELPERSISTENCE_UNLOGGED {
+            // After a crash Postgres replaces all other files of the relation by a copy of this one. It is on disk at once, as
+            // recovery of the database's or the tablespace's creation may remove what only the log tells of.
+            let init = pg_sys::ForkNumber::INIT_FORKNUM;
+            pg_sys::smgrcreate(files, init, false);
+            raw::log_smgrcreate(node, init);
+            pg_sys::smgrimmedsync(files, init);
+            compat::write_unlogged_mark(files);
+        }
+        pg_sys::smgrclose(files);
+    }
 }
 
 /// Creates the files and the storage of a new table, or the new ones of a rewritten table.
@@ -43,32 +60,25 @@ pub unsafe extern "C-unwind" fn relation_set_new_filenode(
     freeze_xid: *mut pg_sys::TransactionId,
     min_multi: *mut pg_sys::MultiXactId,
 ) {
-    let kind = match persistence as u8 {
-        pg_sys::RELPERSISTENCE_UNLOGGED => Some("unlogged"),
-        pg_sys::RELPERSISTENCE_TEMP => Some("temporary"),
-        _ => None,
-    };
-    if let Some(kind) = kind {
-        raise(
-            Error::new(ErrorKind::Unsupported, format!("{kind} tables cannot use the access method kalam_shared"))
-                .with_detail(format!("Table \"{}\" is {kind}.", relation_name(rel)))
-                .with_hint("Create the table with USING heap, or make it permanent."),
-        );
-    }
     // SAFETY: Postgres passes an open relation, the new identity and two places for results.
     unsafe {
-        let files = pg_sys::RelationCreateStorage(*node, persistence, true);
-        pg_sys::smgrclose(files);
-        create(file_of_node(&*node), current_xid());
+        let file = file_of_node(&*node, (*rel).rd_backend);
+        temporary::note(file);
+        create_files(&*node, persistence as u8);
+        create(file, persistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED, current_xid());
         *freeze_xid = pg_sys::RecentXmin;
         *min_multi = pg_sys::GetOldestMultiXactId();
     }
 }
 
-/// Empties a table that this transaction made, without a way back.
+/// Empties a table without a way back: one that this transaction made, or a temporary one at the end of a transaction.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn relation_nontransactional_truncate(rel: pg_sys::Relation) {
-    create(relation_file(rel), current_xid());
+    let old = Storage::of(rel).descriptor;
+    if !old.is_unused() {
+        // The files stay, so the new storage has the fate of the transaction that made them and not of this one.
+        create(relation_file(rel), old.is_unlogged(), old.creator_xid());
+    }
 }
 
 /// Copies a table to new files, as SET TABLESPACE needs it.
@@ -77,18 +87,20 @@ pub unsafe extern "C-unwind" fn relation_copy_data(rel: pg_sys::Relation, node: 
     let source = Storage::of(rel);
     let wait = BackendWait::new(source.cache);
     // SAFETY: Postgres passes an open relation and the new identity.
-    let place = unsafe {
-        let files = pg_sys::RelationCreateStorage(*node, (*(*rel).rd_rel).relpersistence, true);
-        pg_sys::smgrclose(files);
-        create(file_of_node(&*node), current_xid())
+    let descriptor = unsafe {
+        let file = file_of_node(&*node, (*rel).rd_backend);
+        temporary::note(file);
+        create_files(&*node, (*(*rel).rd_rel).relpersistence as u8);
+        create(file, source.descriptor.is_unlogged(), current_xid())
     };
-    let descriptor = source.cache.storages().at(place);
     let target = Storage { cache: source.cache, descriptor, id: descriptor.id() };
     for block in 0..source.blocks() {
-        copy_page(&source, &target, PageNumber::block(block), &wait);
+        // Counted before the record about it, as a checkpoint demands.
         descriptor.note_block(block);
+        copy_page(&source, &target, PageNumber::block(block), &wait);
     }
-    let values = source.descriptor.next_value.load(std::sync::atomic::Ordering::Relaxed);
+    let values = source.descriptor.next_value.load(Ordering::Relaxed);
+    descriptor.next_value.store(values, Ordering::Relaxed);
     for value in 1..values {
         let first = PageNumber::overflow(value, 0);
         let Some(total) = copy_page(&source, &target, first, &wait) else { continue };
@@ -96,7 +108,8 @@ pub unsafe extern "C-unwind" fn relation_copy_data(rel: pg_sys::Relation, node: 
             copy_page(&source, &target, PageNumber::overflow(value, chunk as u32), &wait);
         }
     }
-    descriptor.next_value.store(values, std::sync::atomic::Ordering::Relaxed);
+    // SAFETY: the relation is open; its old files go when the transaction commits.
+    unsafe { pg_sys::RelationDropStorage(rel) };
 }
 
 /// Copies one page and logs its image; returns the length of the value whose chunk it is.
@@ -121,7 +134,7 @@ fn copy_page(source: &Storage, target: &Storage, page: PageNumber, wait: &Backen
     total
 }
 
-/// Gives up the storages whose files the ending transaction is about to unlink.
+/// Gives up the storages whose files the ending transaction is about to unlink; Postgres does not list temporary ones.
 fn forget_files(for_commit: bool) {
     let Some(cache) = known_cache() else { return };
     let mut nodes: *mut pg_sys::RelFileNode = std::ptr::null_mut();
@@ -129,7 +142,7 @@ fn forget_files(for_commit: bool) {
     unsafe {
         let count = pg_sys::smgrGetPendingDeletes(for_commit, &mut nodes);
         for place in 0..count.max(0) as usize {
-            let file = file_of_node(&*nodes.add(place));
+            let file = file_of_node(&*nodes.add(place), NO_BACKEND);
             if let Some(place) = cache.storages().find(&file) {
                 cache.storages().remove(cache.storages().at(place).id());
             }

@@ -27,7 +27,8 @@ pub mod values;
 
 mod analyze;
 mod delete;
-mod refused;
+mod rewrite;
+mod temporary;
 
 use std::sync::OnceLock;
 
@@ -75,7 +76,7 @@ pub fn routine() -> &'static pg_sys::TableAmRoutine {
                 relation_set_new_filenode: Some(lifecycle::relation_set_new_filenode),
                 relation_nontransactional_truncate: Some(lifecycle::relation_nontransactional_truncate),
                 relation_copy_data: Some(lifecycle::relation_copy_data),
-                relation_copy_for_cluster: Some(refused::relation_copy_for_cluster),
+                relation_copy_for_cluster: Some(rewrite::relation_copy_for_cluster),
                 relation_vacuum: Some(vacuum::relation_vacuum),
                 scan_analyze_next_block: Some(analyze::scan_analyze_next_block),
                 scan_analyze_next_tuple: Some(analyze::scan_analyze_next_tuple),

@@ -1,6 +1,6 @@
 //! Postgres functions that pgrx does not bind, or that hot paths call without pgrx's guard.
 //!
-//! The unguarded ones never raise an error, so that no Rust frame is jumped over.
+//! The unguarded ones never raise an error, so that no Rust frame is jumped over, but for those in [`unguarded`].
 
 #![allow(non_snake_case, reason = "the names are Postgres'")]
 
@@ -18,9 +18,36 @@ unsafe extern "C-unwind" {
     pub fn log_needs_flush(lsn: pg_sys::XLogRecPtr) -> bool;
 }
 
-/// Declares functions of Postgres' predicate lock manager, multixacts and datums, guarded like pgrx' own bindings.
+/// Functions that run a user's code. The guard keeps an error's message, detail and hint only: context, constraint name and
+/// query position get lost. Their errors jump over the frames of the caller instead, which must own nothing that has to be dropped.
+pub mod unguarded {
+    use pgrx::pg_sys;
+
+    unsafe extern "C-unwind" {
+        pub fn FormIndexDatum(
+            info: *mut pg_sys::IndexInfo,
+            slot: *mut pg_sys::TupleTableSlot,
+            estate: *mut pg_sys::EState,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+        );
+        pub fn index_insert(
+            index: pg_sys::Relation,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+            tid: pg_sys::ItemPointer,
+            table: pg_sys::Relation,
+            check: pg_sys::IndexUniqueCheck::Type,
+            unchanged: bool,
+            info: *mut pg_sys::IndexInfo,
+        ) -> bool;
+    }
+}
+
+/// Declares functions of Postgres' predicate lock manager, storage and datums, guarded like pgrx' own bindings.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" {
+    pub fn log_smgrcreate(files: *const pg_sys::RelFileNode, fork: pg_sys::ForkNumber::Type);
     pub fn CheckForSerializableConflictOutNeeded(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> bool;
     pub fn CheckForSerializableConflictOut(relation: pg_sys::Relation, xid: pg_sys::TransactionId, snapshot: pg_sys::Snapshot);
     pub fn CheckForSerializableConflictIn(relation: pg_sys::Relation, tid: pg_sys::ItemPointer, block: pg_sys::BlockNumber);
@@ -31,5 +58,6 @@ unsafe extern "C-unwind" {
         snapshot: pg_sys::Snapshot,
         xmin: pg_sys::TransactionId,
     );
+    pub fn toast_compress_datum(value: pg_sys::Datum, method: std::ffi::c_char) -> pg_sys::Datum;
     pub fn datumIsEqual(value1: pg_sys::Datum, value2: pg_sys::Datum, by_value: bool, length: i32) -> bool;
 }

@@ -75,14 +75,23 @@ pub fn page_with_room(storage: &Storage, len: usize, reserve: usize, avoid: Opti
     }
 }
 
+/// Gives out the block behind the last one.
+///
+/// # Errors
+/// `LimitExceeded` when the table has all the blocks it can have.
+pub fn next_block(storage: &Storage) -> Result<u32> {
+    let block = storage.descriptor.blocks.fetch_add(1, Ordering::AcqRel);
+    if block >= LAST_BLOCK {
+        storage.descriptor.blocks.store(LAST_BLOCK, Ordering::Release);
+        return Err(Error::new(ErrorKind::LimitExceeded, "cannot extend the table beyond 4294967294 blocks"));
+    }
+    Ok(block)
+}
+
 /// A fresh block at the end; its page is of kind `Unused` and to be initialised by the caller's logged change.
 fn extend(storage: &Storage, lane: usize, wait: &dyn Wait) -> Result<LatchedPage> {
     loop {
-        let block = storage.descriptor.blocks.fetch_add(1, Ordering::AcqRel);
-        if block >= LAST_BLOCK {
-            storage.descriptor.blocks.store(LAST_BLOCK, Ordering::Release);
-            return Err(Error::new(ErrorKind::LimitExceeded, "cannot extend the table beyond 4294967294 blocks"));
-        }
+        let block = next_block(storage)?;
         let pin = storage.cache.create_page(storage.block(block), wait)?;
         let page = pin.into_exclusive(wait)?;
         if page.page().kind() == PageKind::Unused {

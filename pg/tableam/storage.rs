@@ -32,13 +32,30 @@ struct CachedStorage {
 /// Postgres' identity of the files of an open relation.
 pub fn relation_file(rel: pg_sys::Relation) -> RelationFile {
     // SAFETY: Postgres passes an open relation.
-    let node = unsafe { (*rel).rd_node };
-    file_of_node(&node)
+    let (node, backend) = unsafe { ((*rel).rd_node, (*rel).rd_backend) };
+    file_of_node(&node, backend)
 }
 
-/// Postgres' identity of files.
-pub fn file_of_node(node: &pg_sys::RelFileNode) -> RelationFile {
-    RelationFile { tablespace: node.spcNode.to_u32(), database: node.dbNode.to_u32(), relnumber: node.relNode.to_u32() }
+/// Postgres' identity of files; the backend is [`NO_BACKEND`] unless the relation is temporary.
+pub fn file_of_node(node: &pg_sys::RelFileNode, backend: i32) -> RelationFile {
+    RelationFile {
+        tablespace: node.spcNode.to_u32(),
+        database: node.dbNode.to_u32(),
+        relnumber: node.relNode.to_u32(),
+        owner: (backend + 1) as u32,
+    }
+}
+
+/// Postgres' number for the backend of a relation that all sessions can use.
+pub const NO_BACKEND: i32 = -1;
+
+/// Another session's temporary rows mean nothing here: its transactions' command ids and snapshots are its own.
+fn refuse_temporary_of_others(rel: pg_sys::Relation) {
+    // SAFETY: the relation is open.
+    let (persistence, own) = unsafe { ((*(*rel).rd_rel).relpersistence as u8, (*rel).rd_islocaltemp) };
+    if persistence == pg_sys::RELPERSISTENCE_TEMP && !own {
+        raise(Error::new(ErrorKind::Unsupported, "cannot access temporary tables of other sessions"));
+    }
 }
 
 /// The name of a relation, for messages.
@@ -72,6 +89,7 @@ impl Storage {
 
     #[cold]
     fn look_up(cache: &'static Cache, rel: pg_sys::Relation) -> Storage {
+        refuse_temporary_of_others(rel);
         let file = relation_file(rel);
         let Some(place) = cache.storages().find(&file) else {
             raise(

@@ -24,6 +24,9 @@ use super::prune::Horizon;
 use super::status::{narrow, refresh_reference};
 use super::storage::Storage;
 use crate::ffi::interrupts::BackendWait;
+pub use compat::next_xid;
+pub use limits::full_cutoff;
+
 use compat::{Cutoffs, RelationNumbers};
 use dead_items::DeadItems;
 use indexes::Indexes;

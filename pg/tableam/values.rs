@@ -11,8 +11,8 @@ use kalamdb_engine::{Error, ErrorKind, Result};
 use pgrx::{pg_guard, pg_sys};
 
 use super::change::change_page;
-use super::slot;
 use super::storage::{Storage, relation_name};
+use super::{raw, slot};
 use crate::error::{OrRaise, raise};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 
@@ -47,6 +47,10 @@ pub struct Attribute {
     pub length: i32,
     /// Whether values may leave the row.
     movable: bool,
+    /// Whether values may be compressed.
+    compressible: bool,
+    /// The column's own compression method; 0 for that of `default_toast_compression`.
+    compression: std::ffi::c_char,
 }
 
 /// A column of a descriptor, counted from 0.
@@ -56,10 +60,13 @@ pub struct Attribute {
 pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, column: usize) -> Attribute {
     // SAFETY: see above.
     let form = unsafe { &*(*descriptor).attrs.as_ptr().add(column) };
+    let storage = form.attstorage as u8;
     Attribute {
         by_value: form.attbyval,
         length: i32::from(form.attlen),
-        movable: form.attlen == -1 && form.attstorage != pg_sys::TYPSTORAGE_PLAIN as std::ffi::c_char,
+        movable: form.attlen == -1 && storage != pg_sys::TYPSTORAGE_PLAIN,
+        compressible: form.attlen == -1 && matches!(storage, pg_sys::TYPSTORAGE_EXTENDED | pg_sys::TYPSTORAGE_MAIN),
+        compression: form.attcompression,
     }
 }
 
@@ -90,6 +97,12 @@ impl Columns {
 unsafe fn is_external(value: *const u8) -> bool {
     // SAFETY: a varlena has at least one byte.
     unsafe { *value == 1 }
+}
+
+/// Whether a varlena value that is not external is compressed.
+unsafe fn is_compressed(value: *const u8) -> bool {
+    // SAFETY: a varlena has at least one byte; the low two bits tell its form.
+    unsafe { *value & 3 == 2 }
 }
 
 /// The TOAST pointer that a varlena value is; nothing for other values.
@@ -123,9 +136,8 @@ pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::
         let descriptor = (*rel).rd_att;
         let mut columns = Columns::of(descriptor, tuple);
         let attributes: Vec<Attribute> = (0..columns.values.len()).map(|column| attribute(descriptor, column)).collect();
-        let mut inline = Vec::new();
         for (column, form) in attributes.iter().enumerate() {
-            let Some(mut value) = columns.address(column).filter(|_| form.length == -1) else { continue };
+            let Some(value) = columns.address(column).filter(|_| form.length == -1) else { continue };
             if let Some(pointer) = pointer_of(value)
                 && pointer.table == (*rel).rd_id.to_u32()
                 && form.movable
@@ -134,8 +146,15 @@ pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::
                 continue;
             }
             if is_external(value) {
-                value = pg_sys::detoast_external_attr(value.cast()).cast();
-                columns.values[column] = pg_sys::Datum::from(value);
+                columns.values[column] = pg_sys::Datum::from(pg_sys::detoast_external_attr(value.cast()));
+            }
+        }
+        compress(descriptor, &mut columns, &attributes);
+        let mut inline = Vec::new();
+        for (column, form) in attributes.iter().enumerate() {
+            let Some(value) = columns.address(column).filter(|_| form.length == -1) else { continue };
+            if is_external(value) {
+                continue;
             }
             let size = pgrx::varsize_any(value.cast());
             if form.movable && size > INLINE_MAX {
@@ -155,6 +174,30 @@ pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::
         (*moved).t_self = (*tuple).t_self;
         (*moved).t_tableOid = (*tuple).t_tableOid;
         moved
+    }
+}
+
+/// Compresses values, the longest first, until the row is as short as a value may be, by heap's rules: a column's STORAGE and
+/// COMPRESSION mean the same in both.
+unsafe fn compress(descriptor: pg_sys::TupleDesc, columns: &mut Columns, attributes: &[Attribute]) {
+    // SAFETY: values and nulls are as many as the descriptor's columns; no value is passed on that is external or compressed.
+    unsafe {
+        let mut candidates: Vec<(usize, usize)> = (0..attributes.len())
+            .filter(|&column| attributes[column].compressible)
+            .filter_map(|column| columns.address(column).map(|value| (column, value)))
+            .filter(|&(_, value)| !is_external(value) && !is_compressed(value))
+            .map(|(column, value)| (pgrx::varsize_any(value.cast()), column))
+            .filter(|&(size, _)| size > OUTLINE_MIN)
+            .collect();
+        candidates.sort_unstable();
+        while row_len(descriptor, columns) > INLINE_MAX {
+            let Some((_, column)) = candidates.pop() else { break };
+            let compressed = raw::toast_compress_datum(columns.values[column], attributes[column].compression);
+            // Not every value gets shorter.
+            if compressed.value() != 0 {
+                columns.values[column] = compressed;
+            }
+        }
     }
 }
 
@@ -214,7 +257,7 @@ unsafe fn stored_form<'v>(value: *mut u8) -> (&'v [u8], i32, u32) {
             return (bytes, (bytes.len() + HEADER) as i32, bytes.len() as u32);
         }
         let bytes = std::slice::from_raw_parts(value.add(HEADER), size - HEADER);
-        if *value & 3 == 2 {
+        if is_compressed(value) {
             // Compressed: the first word has the raw size and the method in its top two bits.
             let info = value.add(HEADER).cast::<u32>().read_unaligned();
             let rawsize = (info & 0x3FFF_FFFF) as usize + HEADER;

@@ -12,7 +12,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::serve::{MainThreadWait, Outcome, Server, leave_with_postmaster};
 use super::slot::Slot;
-use super::{directory, signals, start};
+use super::{directory, signals, start, unlogged};
 use crate::error::SqlError;
 use crate::ffi::interrupts::check_for_interrupts;
 use crate::{settings, shmem, wal};
@@ -114,6 +114,7 @@ fn open_and_serve(cache: &'static Cache) -> Result<Outcome, SqlError> {
     if !replay(cache, &mut engine, end)? {
         return Ok(Outcome::Restart);
     }
+    unlogged::empty_reset_tables(cache, &engine)?;
     signals::with_all_blocked(|| engine.finish_replay(end))?;
     Server::new(cache, engine, slot).run()
 }

@@ -11,6 +11,7 @@ mod signals;
 mod slot;
 pub mod start;
 mod sweeper;
+mod unlogged;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;

@@ -4,9 +4,7 @@
 //! storage follows its main fork. Only a server crash in the creating transaction leaves the file for ever; then the
 //! transaction's fate decides.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use kalamdb_engine::cache::{Cache, StorageInfo};
@@ -39,9 +37,8 @@ fn is_orphan(cache: &Cache, storage: &StorageInfo) -> bool {
         CreatorState::Unknown => {}
     }
     let file = storage.file;
-    let path = compat::main_fork_path(file.database, file.tablespace, file.relnumber);
-    let path = Path::new(OsStr::from_bytes(path.as_bytes()));
-    is_missing(path) && tablespace_is_usable(file.tablespace, path) && !exists_in_another_tablespace(path)
+    let path = compat::main_fork_of(&file);
+    is_missing(&path) && tablespace_is_usable(file.tablespace, &path) && !exists_in_another_tablespace(&path)
 }
 
 enum CreatorState {

@@ -93,12 +93,25 @@ def split_result_set(lines, start):
 
 
 def cells(line):
-    return [cell.strip() for cell in line.split("|")]
+    """The values of a row; + marks one that goes on in the next line.
+
+    >>> cells(" a  | b  +|")
+    ['a', 'b', '']
+    """
+    return [re.sub(r"\s*\+$", "", cell.strip()) for cell in line.split("|")]
+
+
+def shows_plan(header, statement):
+    """
+    >>> shows_plan(" QUERY PLAN ", "execute p;"), shows_plan(" x ", "select explain_filter('select');"), shows_plan(" x ", "select 1;")
+    (True, True, False)
+    """
+    return header.strip() == "QUERY PLAN" or "explain" in re.sub(r"--.*", "", statement).lower()
 
 
 def normalised_rows(header, rows, statement, keep_order):
     names = cells(header)
-    if any(name == "QUERY PLAN" or "explain" in name.lower() for name in names) or re.match(r"\s*explain\b", statement, re.IGNORECASE):
+    if shows_plan(header, statement):
         return ["<plan>"]
     shows_places = any("tid" in name for name in names) or "tid" in statement.lower()
     result = []
@@ -172,9 +185,10 @@ def normalised(text, sql, keep_order):
 
 
 def statuses(directory):
-    """Which tests ran, in order, and whether pg_regress was content."""
+    """Which tests ran, in order, and whether pg_regress was content. What it
+    printed says so; its own regression.out goes away when all tests pass."""
     result = collections.OrderedDict()
-    for line in (directory / "regression.out").read_text(errors="replace").split("\n"):
+    for line in directory.with_suffix(".log").read_text(errors="replace").split("\n"):
         found = STATUS.match(line)
         if found:
             result[found.group(1)] = found.group(2) == "ok"
@@ -215,8 +229,8 @@ class Comparison:
         self.other = pathlib.Path(arguments.other) / arguments.suite
         self.sql = pathlib.Path(arguments.source) / "regress" / "sql"
         self.diffs = pathlib.Path(arguments.other) / "diffs" / arguments.suite
-        self.heap_status = statuses(self.heap)
-        self.other_status = statuses(self.other)
+        self.heap_status = statuses(self.heap.with_suffix(".log"))
+        self.other_status = statuses(self.other.with_suffix(".log"))
         self.strict, self.equal, self.reordered, self.different, self.hung = [], [], [], [], []
 
     def read(self, directory, test):

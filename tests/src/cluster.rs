@@ -199,11 +199,11 @@ impl Cluster {
                     bail!("the server does not start:\n{}", self.log_tail(40));
                 }
                 if Instant::now() > deadline {
-                    bail!("processes of the killed postmaster stay:\n{}", self.describe_processes());
+                    bail!("processes of the killed postmaster stay:\n{}", self.describe_hang());
                 }
             }
             if Instant::now() > deadline {
-                bail!("the server accepts no session after {patience:?}:\n{}\n{}", self.describe_processes(), self.log_tail(40));
+                bail!("the server accepts no session after {patience:?}:\n{}\n{}", self.describe_hang(), self.log_tail(40));
             }
             std::thread::sleep(Duration::from_millis(25));
         }
@@ -232,7 +232,7 @@ impl Cluster {
         let deadline = Instant::now() + patience;
         while self.postmaster_lives() {
             if Instant::now() > deadline {
-                bail!("the server does not stop ({mode:?}) within {patience:?}:\n{}", self.describe_processes());
+                bail!("the server does not stop ({mode:?}) within {patience:?}:\n{}", self.describe_hang());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -254,6 +254,11 @@ impl Cluster {
 
     pub fn describe_processes(&self) -> String {
         self.processes().iter().map(Process::describe).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What every process is doing, for the report of a server that hangs.
+    pub fn describe_hang(&self) -> String {
+        process::describe_hang(&self.processes())
     }
 
     pub fn configuration(&self, database: &str) -> postgres::Config {
@@ -288,9 +293,10 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// The log's last lines, without the refusals that waiting for a starting server makes.
     pub fn log_tail(&self, lines: usize) -> String {
         let log = self.log_since(self.log_length().saturating_sub(64 * 1024)).unwrap_or_default();
-        let all: Vec<&str> = log.lines().collect();
+        let all: Vec<&str> = log.lines().filter(|line| !line.contains(" 57P03 ")).collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub type Pid = i32;
@@ -40,6 +41,17 @@ impl Process {
         let state = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("?").trim().to_string();
         format!("{:>8} {:<14} {:<24} {}", self.pid, state, read("wchan"), self.title)
     }
+}
+
+/// Where the processes stand, with their stacks when a debugger is installed: for the report of a hang.
+pub fn describe_hang(processes: &[Process]) -> String {
+    let stack = |process: &Process| {
+        let arguments = ["-p", &process.pid.to_string(), "-batch", "-ex", "backtrace 25"];
+        let output = Command::new("gdb").args(arguments).stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Some(text.lines().filter(|line| line.starts_with('#')).map(|line| format!("\n        {line}")).collect::<String>())
+    };
+    processes.iter().map(|process| format!("{}{}\n", process.describe(), stack(process).unwrap_or_default())).collect()
 }
 
 /// All live processes whose working directory is `data`: the postmaster and every child of it, also orphaned ones.

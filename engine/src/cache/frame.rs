@@ -20,6 +20,8 @@ pub(super) const LOADING: u64 = 1 << 34;
 pub(super) const DIRTY: u64 = 1 << 35;
 /// Somebody is taking the frame away; nobody else may touch it.
 pub(super) const CLAIMED: u64 = 1 << 36;
+/// Nobody has begun to fill it yet. A frame may stand in the queue twice, once for a load that was given up; this says who fills it.
+pub(super) const QUEUED: u64 = 1 << 38;
 /// Replay has filled the content and may go on changing it; it becomes valid when replay ends.
 pub(super) const REPLAYED: u64 = 1 << 37;
 
@@ -63,6 +65,18 @@ impl Frame {
 
     pub(super) fn rec_lsn(&self) -> Lsn {
         Lsn(self.rec_lsn.load(Ordering::Acquire))
+    }
+
+    /// Takes over the filling of a queued frame; false when it is not to be filled or somebody has begun.
+    pub(super) fn begin_load(&self) -> bool {
+        let mut state = self.state.load(Ordering::Acquire);
+        while state & (TAGGED | LOADING | QUEUED) == TAGGED | LOADING | QUEUED {
+            match self.state.compare_exchange_weak(state, state & !QUEUED, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(seen) => state = seen,
+            }
+        }
+        false
     }
 
     /// Adds a pin if the frame still holds `key`; true when it does. The page counts as used.

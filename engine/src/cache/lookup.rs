@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::frame::{CLAIMED, DIRTY, Frame, LOADING, PINS, REPLAYED, TAGGED, VALID};
+use super::frame::{CLAIMED, DIRTY, Frame, LOADING, PINS, QUEUED, REPLAYED, TAGGED, VALID};
 use super::header::raise;
 use super::latch::{Wait, WaitForever};
 use super::{Cache, LoadFailure, Pin, futex};
@@ -118,7 +118,7 @@ impl Cache {
             return;
         }
         let Some(claimed) = self.claim_once(256) else { return };
-        match self.tag(claimed, key, hash, LOADING) {
+        match self.tag(claimed, key, hash, LOADING | QUEUED) {
             Tagged::New(number) if !self.queue_load(number) => self.abandon(number),
             Tagged::New(number) | Tagged::Present(number) => self.frame(number).unpin(),
         }
@@ -131,7 +131,7 @@ impl Cache {
             return Ok(Some(number));
         }
         let claimed = self.claim(wait)?;
-        match self.tag(claimed, key, hash, LOADING) {
+        match self.tag(claimed, key, hash, LOADING | QUEUED) {
             Tagged::Present(number) => Ok(Some(number)),
             Tagged::New(number) => {
                 if self.queue_load(number) {
@@ -322,7 +322,7 @@ impl Cache {
         if frame.state.load(Ordering::Relaxed) & TAGGED != 0 {
             self.unlink(number, hash);
         }
-        frame.state.fetch_and(!LOADING, Ordering::Release);
+        frame.state.fetch_and(!(LOADING | QUEUED), Ordering::Release);
         latch.unlock_exclusive();
         raise(&frame.loaded);
         frame.unpin();

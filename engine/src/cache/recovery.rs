@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::frame::{DIRTY, LOADING, REPLAYED, TAGGED, VALID};
+use super::frame::{DIRTY, LOADING, QUEUED, REPLAYED, TAGGED, VALID};
 use super::header::raise;
 use super::latch::{Wait, WaitForever};
 use super::{Cache, LoadFailure, Pin};
@@ -25,7 +25,7 @@ impl Cache {
             Some(pin) => pin,
             None => self.tag_for_replay(key, wait)?,
         };
-        if self.frame(pin.frame()).state.load(Ordering::Acquire) & LOADING == 0 {
+        if self.frame(pin.frame()).state.fetch_and(!QUEUED, Ordering::AcqRel) & LOADING == 0 {
             return Ok(pin);
         }
         // The frame is new, or a process asked for the page and waits until it may have it.

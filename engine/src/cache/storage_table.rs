@@ -21,6 +21,8 @@ pub struct RelationFile {
     pub database: u32,
     /// Number of the relation's files.
     pub relnumber: u32,
+    /// Postgres' number of the backend whose temporary relation it is, plus one; 0 for a relation of all sessions.
+    pub owner: u32,
 }
 
 /// What lasts of a storage over restarts.
@@ -30,12 +32,21 @@ pub struct StorageInfo {
     pub id: StorageId,
     /// The relation's files.
     pub file: RelationFile,
+    /// Whether a crash of the server empties it.
+    pub unlogged: bool,
     /// The transaction that made it; 0 once that is known to have committed.
     pub creator_xid: Xid,
     /// Number of blocks given out so far.
     pub blocks: u32,
     /// The next number of an overflow value.
     pub next_value: u32,
+}
+
+impl StorageInfo {
+    /// A storage without pages.
+    pub fn empty(id: StorageId, file: RelationFile, unlogged: bool, creator_xid: Xid) -> StorageInfo {
+        StorageInfo { id, file, unlogged, creator_xid, blocks: 0, next_value: 1 }
+    }
 }
 
 /// One storage in shared memory.
@@ -48,6 +59,8 @@ pub struct StorageDescriptor {
     tablespace: AtomicU32,
     database: AtomicU32,
     relnumber: AtomicU32,
+    owner: AtomicU32,
+    unlogged: AtomicU32,
     next_in_bucket: AtomicU32,
     /// Number of blocks given out so far.
     pub blocks: AtomicU32,
@@ -75,7 +88,18 @@ impl StorageDescriptor {
             tablespace: self.tablespace.load(Ordering::Relaxed),
             database: self.database.load(Ordering::Relaxed),
             relnumber: self.relnumber.load(Ordering::Relaxed),
+            owner: self.owner.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether a crash of the server empties the storage.
+    pub fn is_unlogged(&self) -> bool {
+        self.unlogged.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether the storage never had a page.
+    pub fn is_unused(&self) -> bool {
+        self.blocks.load(Ordering::Acquire) == 0 && self.next_value.load(Ordering::Acquire) <= 1
     }
 
     /// The transaction that made the storage; 0 once that is known to have committed.
@@ -93,6 +117,7 @@ impl StorageDescriptor {
         StorageInfo {
             id: self.id(),
             file: self.file(),
+            unlogged: self.is_unlogged(),
             creator_xid: self.creator_xid(),
             blocks: self.blocks.load(Ordering::Relaxed),
             next_value: self.next_value.load(Ordering::Relaxed),
@@ -123,6 +148,8 @@ impl StorageDescriptor {
         self.tablespace.store(info.file.tablespace, Ordering::Relaxed);
         self.database.store(info.file.database, Ordering::Relaxed);
         self.relnumber.store(info.file.relnumber, Ordering::Relaxed);
+        self.owner.store(info.file.owner, Ordering::Relaxed);
+        self.unlogged.store(u32::from(info.unlogged), Ordering::Relaxed);
         self.blocks.store(info.blocks, Ordering::Relaxed);
         self.next_value.store(info.next_value.max(1), Ordering::Relaxed);
         self.free_space_hint.store(0, Ordering::Relaxed);
@@ -136,7 +163,8 @@ impl StorageDescriptor {
 }
 
 fn bucket_of(file: &RelationFile, buckets: usize) -> usize {
-    let mixed = (u64::from(file.relnumber) << 32 ^ u64::from(file.database) << 8 ^ u64::from(file.tablespace))
+    let place = u64::from(file.database) << 8 ^ u64::from(file.tablespace) ^ u64::from(file.owner) << 16;
+    let mixed = (u64::from(file.relnumber) << 32 ^ place)
         .wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (mixed >> 33) as usize % buckets
 }

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::ids::{Lsn, PageKey};
 use crate::page::{Page, PageMut};
 
-/// A frame that waits for its content; dropped unfinished, it counts as failed.
+/// A frame that waits for its content; dropped unfinished, it counts as failed, by a panic as never tried.
 pub struct Load {
     cache: Cache,
     frame: u32,
@@ -60,17 +60,26 @@ impl Load {
     }
 
     fn end_failed(&mut self, failure: LoadFailure) {
+        self.cache.frame(self.frame).failure.store(failure as u32, Ordering::Release);
+        self.end_without_content();
+    }
+
+    fn end_without_content(&mut self) {
         self.done = true;
-        let frame = self.cache.frame(self.frame);
-        frame.failure.store(failure as u32, Ordering::Release);
-        frame.add_pin();
+        self.cache.frame(self.frame).add_pin();
         self.cache.abandon(self.frame);
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        if !self.done {
+        if self.done {
+            return;
+        }
+        if std::thread::panicking() {
+            // The page is not to blame: the waiters ask the next worker.
+            self.end_without_content();
+        } else {
             self.end_failed(LoadFailure::Internal);
         }
     }
@@ -87,7 +96,8 @@ pub struct DirtyFrame {
     pub rec_lsn: Lsn,
 }
 
-/// A page on its way to the store. It stays pinned until this is dropped, so that nobody reads an older copy from the store.
+/// A page on its way to the store. It stays pinned as long as this lives, so that nobody reads an older copy from the store;
+/// unless it is said to be stored, it counts as changed again then.
 pub struct WriteBack {
     /// The page.
     pub key: PageKey,
@@ -97,11 +107,21 @@ pub struct WriteBack {
     pub rec_lsn: Lsn,
     pin: Pin,
     cache: Cache,
+    stored: bool,
 }
 
 impl WriteBack {
-    /// Marks the page changed again, as its copy could not be stored.
-    pub fn restore(self) {
+    /// The store gives out the copy from now on.
+    pub fn stored(mut self) {
+        self.stored = true;
+    }
+}
+
+impl Drop for WriteBack {
+    fn drop(&mut self) {
+        if self.stored {
+            return;
+        }
         if let Ok(guard) = self.pin.exclusive(&WaitForever) {
             guard.mark_dirty(self.rec_lsn);
             self.cache.frame(self.pin.frame()).lower_rec_lsn(self.rec_lsn);
@@ -145,8 +165,7 @@ impl Cache {
         loop {
             let number = self.load_queue().pop()?;
             let frame = self.frame(number);
-            // A queued frame keeps its tag until its load ends; anything else was reset by a new generation.
-            if frame.state.load(Ordering::Acquire) & (TAGGED | LOADING) == TAGGED | LOADING {
+            if frame.begin_load() {
                 return Some(Load { cache: *self, frame: number, key: frame.key(), done: false });
             }
         }
@@ -205,7 +224,7 @@ impl Cache {
         frame.clear_dirty();
         frame.latch.unlock_shared();
         self.header().dirty_frames.fetch_sub(1, Ordering::Relaxed);
-        Some(WriteBack { key: dirty.key, page_lsn, rec_lsn, pin, cache: *self })
+        Some(WriteBack { key: dirty.key, page_lsn, rec_lsn, pin, cache: *self, stored: false })
     }
 
     /// Whether some thread or process holds a latch of a page for writing: then the mapping may be half changed.

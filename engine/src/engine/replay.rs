@@ -60,13 +60,14 @@ impl Replay {
         if self.place(shared, create.storage).is_some() {
             return Ok(());
         }
-        let file = RelationFile { tablespace: create.tablespace, database: create.database, relnumber: create.relnumber };
+        let StorageCreate { tablespace, database, relnumber, owner, .. } = *create;
+        let file = RelationFile { tablespace, database, relnumber, owner };
         let present = table.find(&file).map(|place| table.at(place).id());
         if present.is_some_and(|present| present > create.storage) {
             self.places.insert(create.storage, None);
             return Ok(());
         }
-        let storage = StorageInfo { id: create.storage, file, creator_xid: create.xid, blocks: 0, next_value: 1 };
+        let storage = StorageInfo::empty(create.storage, file, create.unlogged, create.xid);
         let (place, superseded) = table.create(&storage)?;
         self.places.insert(create.storage, Some(place));
         if let Some(superseded) = superseded {

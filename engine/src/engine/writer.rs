@@ -18,8 +18,6 @@ use crate::store::DurableMark;
 
 /// Pages written in one batch.
 const BATCH: usize = 32;
-/// How long the log's flush is waited for before other pages get their turn.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The writer thread.
 pub(super) fn run(shared: &Shared, mark: DurableMark, known: HashMap<StorageId, Option<StorageInfo>>) {
@@ -70,7 +68,7 @@ impl Writer<'_> {
         let cleaned = self.clean()?;
         let purged = self.shared.purge_wanted.swap(false, Ordering::AcqRel);
         if purged {
-            self.purge_vanished().inspect_err(|_| self.shared.purge_wanted.store(true, Ordering::Release))?;
+            self.purge_vanished(&mut Vec::new()).inspect_err(|_| self.shared.purge_wanted.store(true, Ordering::Release))?;
         }
         let Some(request) = self.due() else { return Ok(cleaned || purged) };
         self.checkpoint(request).inspect_err(|_| self.shared.checkpoints.put_back(request))?;
@@ -89,8 +87,10 @@ impl Writer<'_> {
         let mut dirty = std::mem::take(&mut self.dirty);
         self.shared.cache.dirty_frames(&mut dirty);
         dirty.sort_unstable_by_key(|frame| frame.rec_lsn);
-        dirty.truncate((frames as usize / 8).max(2 * BATCH));
-        let written = self.write_back(&mut dirty);
+        let written = self.purge_vanished(&mut dirty).and_then(|_| {
+            dirty.truncate((frames as usize / 8).max(2 * BATCH));
+            self.write_back(&mut dirty)
+        });
         self.dirty = dirty;
         Ok(written? > 0)
     }
@@ -112,14 +112,14 @@ impl Writer<'_> {
         stop_point::reached("checkpoint begun");
         self.last_checkpoint = Instant::now();
         let cache = self.shared.cache;
-        self.want_flush(request.position);
+        // Where the log is not flushed in time, the mark stays behind and the next checkpoint makes up for it.
+        self.await_flush(request.position);
         let mut dirty = std::mem::take(&mut self.dirty);
         cache.dirty_frames(&mut dirty);
         dirty.retain(|frame| frame.rec_lsn < request.position);
-        let written = self.write_back(&mut dirty);
+        let purged = self.purge_vanished(&mut dirty).and_then(|purged| self.write_back(&mut dirty).map(|_| purged));
         self.dirty = dirty;
-        written?;
-        let purged = self.purge_vanished()?;
+        let purged = purged?;
         let durable = self.write_mark(request.position)?;
         stop_point::reached("mark written");
         let written = std::mem::take(&mut self.written_to);
@@ -135,6 +135,8 @@ impl Writer<'_> {
         let cache = &self.shared.cache;
         let storages = cache.storages().list();
         let next_id = StorageId(cache.header().next_storage_id.load(Ordering::SeqCst));
+        // The mark never passes the flushed log: after a crash the positions behind it are given out again.
+        let position = position.min(cache.header().flushed());
         let bound = cache.min_rec_lsn().map_or(position, |oldest| oldest.min(position));
         let mark = DurableMark { lsn: bound.max(self.mark.lsn), ..self.mark };
         let changed: Vec<StorageInfo> =
@@ -154,15 +156,18 @@ impl Writer<'_> {
         Ok(mark.lsn)
     }
 
-    /// Removes what the cache and the store have of storages that are no longer in the table.
+    /// Removes what the cache and the store have of storages that are no longer in the table; takes their pages out of `dirty`, which
+    /// was listed before.
     ///
     /// A page of such a storage that is in use just now may be written later; then the storage is known again, and removed again.
-    fn purge_vanished(&mut self) -> Result<Vec<StorageId>> {
+    fn purge_vanished(&mut self, dirty: &mut Vec<DirtyFrame>) -> Result<Vec<StorageId>> {
         let live: HashSet<StorageId> = self.shared.cache.storages().list().iter().map(|storage| storage.id).collect();
-        let vanished: HashSet<StorageId> = self.known.keys().filter(|id| !live.contains(id)).copied().collect();
+        let known = self.known.keys().copied().chain(dirty.iter().map(|frame| frame.key.storage));
+        let vanished: HashSet<StorageId> = known.filter(|id| !live.contains(id)).collect();
         if vanished.is_empty() {
             return Ok(Vec::new());
         }
+        dirty.retain(|frame| !vanished.contains(&frame.key.storage));
         self.shared.cache.discard(&|key| vanished.contains(&key.storage));
         let mut batch = self.shared.store.batch();
         vanished.iter().for_each(|storage| batch.remove_storage(*storage));
@@ -204,10 +209,7 @@ impl Writer<'_> {
             pages += 1;
         }
         let bytes = batch.bytes();
-        if let Err(error) = batch.write() {
-            copies.into_iter().for_each(WriteBack::restore);
-            return Err(error);
-        }
+        batch.write()?;
         stop_point::reached("pages written");
         for copy in copies {
             if copy.page_lsn <= flushed {
@@ -241,7 +243,7 @@ impl Writer<'_> {
         loop {
             let word = header.writer_wake.load(Ordering::SeqCst);
             let flushed = header.flushed();
-            if flushed >= position || self.shared.is_stopping() || begun.elapsed() >= FLUSH_PATIENCE {
+            if flushed >= position || self.shared.is_stopping() || begun.elapsed() >= self.shared.config.flush_patience {
                 return flushed;
             }
             futex::wait_for(&header.writer_wake, word, Duration::from_millis(5));

@@ -57,6 +57,8 @@ impl RecordBuilder {
         self.bytes.extend_from_slice(&create.tablespace.to_le_bytes());
         self.bytes.extend_from_slice(&create.database.to_le_bytes());
         self.bytes.extend_from_slice(&create.relnumber.to_le_bytes());
+        self.varint(u64::from(create.owner));
+        self.bytes.push(u8::from(create.unlogged));
         self.varint(create.xid);
         self
     }

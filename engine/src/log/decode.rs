@@ -57,6 +57,12 @@ fn read_create(reader: &mut Reader<'_>) -> Option<StorageCreate> {
         tablespace: reader.u32()?,
         database: reader.u32()?,
         relnumber: reader.u32()?,
+        owner: reader.varint()?.try_into().ok()?,
+        unlogged: match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        },
         xid: reader.varint()?,
     })
 }

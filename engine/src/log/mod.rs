@@ -41,6 +41,10 @@ pub struct StorageCreate {
     pub database: u32,
     /// Relation file number of that file.
     pub relnumber: u32,
+    /// Number of the backend whose temporary relation it is, plus one; 0 for a relation of all sessions.
+    pub owner: u32,
+    /// Whether a crash of the server empties it.
+    pub unlogged: bool,
     /// The creating transaction: its end decides whether the storage stays.
     pub xid: Xid,
 }

@@ -86,10 +86,9 @@ proptest! {
     }
 
     #[test]
-    fn storage_events_survive_their_bytes(ids in any::<(u64, u64)>(), numbers in any::<(u32, u32, u32)>()) {
-        let create = StorageCreate {
-            storage: StorageId(ids.0), tablespace: numbers.0, database: numbers.1, relnumber: numbers.2, xid: ids.1,
-        };
+    fn storage_events_survive_their_bytes(ids in any::<(u64, u64)>(), numbers in any::<(u32, u32, u32, u32)>(), unlogged in any::<bool>()) {
+        let (tablespace, database, relnumber, owner) = numbers;
+        let create = StorageCreate { storage: StorageId(ids.0), tablespace, database, relnumber, owner, unlogged, xid: ids.1 };
         let mut builder = RecordBuilder::new();
         builder.create_storage(&create);
         let record = Record::decode(builder.bytes()).unwrap();

@@ -40,9 +40,8 @@ pub(super) fn opening(directory: &Path, error: rocksdb::Error) -> Error {
 fn complete(kind: ErrorKind, message: String, error: rocksdb::Error) -> Error {
     let complete = Error::new(kind, message).with_detail(sentence(error));
     match kind {
-        ErrorKind::DiskFull => {
-            complete.with_hint("Free space on the device of the data directory; the work goes on by itself then.")
-        }
+        ErrorKind::DiskFull => complete
+            .with_hint("Free some hundred megabytes on the device of the data directory; the work goes on by itself then."),
         ErrorKind::StorageMissing => {
             complete.with_hint("Check that the files exist and belong to the operating system user that runs the server.")
         }

@@ -47,25 +47,29 @@ impl DurableMark {
     }
 }
 
-const STORAGE_FIELDS: usize = 28;
+const STORAGE_FIELDS: usize = 36;
 
 /// What the store keeps of a storage; the key has its id.
 pub(super) fn encode_storage(storage: &StorageInfo) -> [u8; 1 + STORAGE_FIELDS] {
     let mut value = [STORAGE_VALUE_VERSION; 1 + STORAGE_FIELDS];
     let file = storage.file;
-    let words = [file.tablespace, file.database, file.relnumber, storage.blocks, storage.next_value];
+    let flags = u32::from(storage.unlogged);
+    let words = [file.tablespace, file.database, file.relnumber, file.owner, flags, storage.blocks, storage.next_value];
     for (slot, word) in value[1..].chunks_exact_mut(4).zip(words) {
         slot.copy_from_slice(&word.to_le_bytes());
     }
-    value[21..].copy_from_slice(&storage.creator_xid.to_le_bytes());
+    value[29..].copy_from_slice(&storage.creator_xid.to_le_bytes());
     value
 }
 
 pub(super) fn decode_storage(id: StorageId, value: &[u8]) -> Result<StorageInfo> {
     let mut fields = Fields::of("storage descriptor", value, STORAGE_VALUE_VERSION, STORAGE_FIELDS)?;
-    let [tablespace, database, relnumber, blocks, next_value] = std::array::from_fn(|_| fields.u32());
-    let file = RelationFile { tablespace, database, relnumber };
-    Ok(StorageInfo { id, file, creator_xid: fields.u64(), blocks, next_value })
+    let [tablespace, database, relnumber, owner, flags, blocks, next_value] = std::array::from_fn(|_| fields.u32());
+    let file = RelationFile { tablespace, database, relnumber, owner };
+    if flags > 1 {
+        return Err(Error::corrupt(format!("the store's descriptor of storage {} has unknown flags {flags:#x}", id.0)));
+    }
+    Ok(StorageInfo { id, file, unlogged: flags == 1, creator_xid: fields.u64(), blocks, next_value })
 }
 
 pub(super) fn storage_key(storage: StorageId) -> [u8; 16] {

@@ -59,7 +59,11 @@ impl Store {
     pub fn open(directory: &Path, options: &StoreOptions) -> Result<Store> {
         prepare_directory(directory)?;
         let block_cache = options.block_cache();
-        let families = [(META, options.meta_family(&block_cache)), (PAGES, options.pages_family(&block_cache))];
+        let families = [
+            (rocksdb::DEFAULT_COLUMN_FAMILY_NAME, options.default_family()),
+            (META, options.meta_family(&block_cache)),
+            (PAGES, options.pages_family(&block_cache)),
+        ];
         let mut database_options = options.database();
         database_options.create_if_missing(true);
         database_options.create_missing_column_families(true);

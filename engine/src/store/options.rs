@@ -68,6 +68,14 @@ impl StoreOptions {
         options
     }
 
+    /// RocksDB demands a family of this name. It holds nothing; but after a full disk RocksDB waits for free space as large as the
+    /// largest write buffer of any family, and usually that is the default one's.
+    pub(super) fn default_family(&self) -> Options {
+        let mut options = Options::default();
+        options.set_write_buffer_size(64 << 10);
+        options
+    }
+
     /// Meta data: a mark and a few bytes per storage.
     pub(super) fn meta_family(&self, block_cache: &Cache) -> Options {
         let mut options = Options::default();

@@ -40,8 +40,8 @@ fn mark(lsn: u64) -> DurableMark {
 fn flushed_content_survives_a_crash_and_the_rest_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir.path().join("store"));
-    let file = RelationFile { tablespace: 1663, database: 5, relnumber: 16_384 };
-    let storage = StorageInfo { id: StorageId(9), file, creator_xid: 1 << 40, blocks: 77, next_value: 12 };
+    let file = RelationFile { tablespace: 1663, database: 5, relnumber: 16_384, owner: 4 };
+    let storage = StorageInfo { id: StorageId(9), file, unlogged: true, creator_xid: 1 << 40, blocks: 77, next_value: 12 };
     let pages = [key(9, PageNumber::block(0)), key(9, PageNumber::directory(1)), key(9, PageNumber::overflow(3, 4))];
     let mut batch = store.batch();
     for (number, page) in pages.iter().enumerate() {

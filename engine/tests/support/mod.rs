@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use kalamdb_engine::cache::{Cache, CacheConfig, RelationFile, SharedMemory, StorageInfo, Wait};
 use kalamdb_engine::engine::{Engine, EngineConfig};
-use kalamdb_engine::ids::{Lsn, PageKey, PageNumber, StorageId};
+use kalamdb_engine::ids::{Lsn, PageKey, PageNumber, StorageId, Tid};
 use kalamdb_engine::log::{Record, RecordBuilder, StorageCreate, apply_group};
 use kalamdb_engine::page::{Header, PAGE_SIZE, Page, PageKind, PageMut, build_version};
 use kalamdb_engine::store::StoreOptions;
@@ -180,12 +181,90 @@ impl Drop for Serving {
     }
 }
 
+/// Starts this test binary again as the process `role`, which finds everything in `directory`.
+pub fn start_process(role: &str, directory: &Path, seed: u64, stop: Option<(&str, u64)>) -> Process {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "process", "--nocapture", "--test-threads=1"]);
+    command.env("KALAM_ROLE", role).env("KALAM_DIRECTORY", directory).env("KALAM_SEED", seed.to_string());
+    command.stdout(std::process::Stdio::null()).stderr(File::create(directory.join(format!("{role}.log"))).unwrap());
+    if let Some((name, count)) = stop {
+        command.env("KALAM_STOP", format!("{count}:{name}"));
+    }
+    Process(command.spawn().unwrap())
+}
+
+/// A started process; it does not outlive the test.
+pub struct Process(std::process::Child);
+
+impl Process {
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().unwrap()
+    }
+
+    /// Waits for its end; none when it takes longer than `within`.
+    pub fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
+        let begun = Instant::now();
+        while begun.elapsed() < within {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        None
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) -> ExitStatus {
+        // It may have ended by itself just now.
+        let _ = self.0.kill();
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a started process is to do; none in the test that starts processes.
+pub struct Assignment {
+    pub role: String,
+    pub directory: std::path::PathBuf,
+    pub seed: u64,
+}
+
+impl Assignment {
+    pub fn get() -> Option<Assignment> {
+        let role = std::env::var("KALAM_ROLE").ok()?;
+        let seed = std::env::var("KALAM_SEED").unwrap().parse().unwrap();
+        Some(Assignment { role, directory: std::env::var("KALAM_DIRECTORY").unwrap().into(), seed })
+    }
+}
+
+static STOP_COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the stop point `name` is the one at which this process is to end, reached for the last time.
+pub fn is_end(name: &str) -> bool {
+    static STOP: OnceLock<Option<(u64, String)>> = OnceLock::new();
+    let stop = STOP.get_or_init(|| {
+        let stop = std::env::var("KALAM_STOP").ok()?;
+        let (count, name) = stop.split_once(':').unwrap();
+        Some((count.parse().unwrap(), name.to_owned()))
+    });
+    match stop {
+        Some((count, wanted)) if wanted == name => STOP_COUNT.fetch_add(1, Ordering::SeqCst) + 1 == *count,
+        _ => false,
+    }
+}
+
 /// Gives up after a time in which nothing that works can take.
-pub struct Patience(std::time::Instant);
+pub struct Patience(Instant);
 
 impl Patience {
     pub fn new() -> Patience {
-        Patience(std::time::Instant::now())
+        Patience(Instant::now())
     }
 }
 
@@ -195,6 +274,20 @@ impl Wait for Patience {
             return Err(Error::new(ErrorKind::Cancelled, "waited two minutes"));
         }
         Ok(())
+    }
+}
+
+/// Waits as the worker's main thread does while the engine is busy for it: the log is flushed as far as the engine wants it.
+pub struct Flushing<'a> {
+    pub cache: Cache,
+    pub log: &'a Log,
+    pub patience: Patience,
+}
+
+impl Wait for Flushing<'_> {
+    fn pause(&self) -> Result<()> {
+        self.cache.header().flushed_lsn.fetch_max(self.log.flush().0, Ordering::SeqCst);
+        self.patience.pause()
     }
 }
 
@@ -237,6 +330,7 @@ pub fn config(directory: &Path, log: &Log) -> EngineConfig {
     let mut config = EngineConfig::new(directory.to_owned(), SYSTEM_IDENTIFIER, 1, log.position());
     config.store = StoreOptions { write_buffer_bytes: 1 << 20, block_cache_bytes: 1 << 20, ..StoreOptions::default() };
     config.checkpoint_log_bytes = 64 << 10;
+    config.flush_patience = Duration::from_millis(20);
     config
 }
 
@@ -245,7 +339,7 @@ pub fn recover(cache: Cache, config: EngineConfig, log: &Log) -> Result<Engine> 
     let mut engine = Engine::open(cache, config)?;
     let mut end = engine.replay_from();
     for (record_end, payload) in log.records(end) {
-        engine.replay(record_end, &payload, &Patience::new())?;
+        engine.replay(record_end, &payload, &Flushing { cache, log, patience: Patience::new() })?;
         end = record_end;
     }
     engine.finish_replay(end)?;
@@ -253,44 +347,43 @@ pub fn recover(cache: Cache, config: EngineConfig, log: &Log) -> Result<Engine> 
 }
 
 pub fn relation(number: u64) -> RelationFile {
-    RelationFile { tablespace: 1663, database: 5, relnumber: 20_000 + number as u32 }
+    RelationFile { tablespace: 1663, database: 5, relnumber: 20_000 + number as u32, owner: 0 }
 }
 
 /// Makes a storage for a relation's files, as a backend does; returns its id.
 pub fn create_storage(cache: &Cache, log: &Log, file: RelationFile) -> StorageId {
     let id = cache.header().allocate_storage_id();
-    let storage = StorageInfo { id, file, creator_xid: 700, blocks: 0, next_value: 1 };
+    let storage = StorageInfo::empty(id, file, false, 700);
     cache.storages().create(&storage).unwrap();
-    let RelationFile { tablespace, database, relnumber } = file;
+    let RelationFile { tablespace, database, relnumber, owner } = file;
     let mut record = RecordBuilder::new();
-    record.create_storage(&StorageCreate { storage: id, tablespace, database, relnumber, xid: 700 });
+    record.create_storage(&StorageCreate { storage: id, tablespace, database, relnumber, owner, unlogged: false, xid: 700 });
     log.insert(record.bytes());
     id
 }
 
-fn row(fill: u8, length: usize) -> Vec<u8> {
-    let header = Header { xmin: (1 << 33) + u64::from(fill), infomask2: 1, infomask: 0x0800, ..Header::default() };
-    let mut body = vec![fill; length + 2];
-    body[..2].copy_from_slice(&[24, 0]);
-    let mut version = Vec::new();
-    build_version(&header, &body, &mut version);
-    version
+/// The tuple's bytes from the hoff byte on; they do not compress.
+fn row_body(random: &mut Random) -> Vec<u8> {
+    let words = 1 + random.below(370);
+    let mut body = vec![24, 0];
+    (0..words).for_each(|_| body.extend_from_slice(&random.below(1 << 50).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()));
+    body
 }
 
 /// Describes adding a row to a page, which starts anew when it is unused or full.
 fn describe_insertion(page: Page<'_>, key: PageKey, random: &mut Random, record: &mut RecordBuilder) {
-    let mut version = row(random.below(200) as u8, random.below(3000) as usize);
+    let body = row_body(random);
     let mut offset = page.max_offset() + 1;
     record.page(key);
-    if page.kind() != PageKind::Data || !page.has_room(version.len()) {
+    if page.kind() != PageKind::Data || !page.has_room(38 + body.len()) {
         record.init(PageKind::Data, 0);
         offset = 1;
     }
     // The row's own place is its forward place.
-    let header = kalamdb_engine::page::Version::new(&version).unwrap().header();
-    let block = key.page.as_block().unwrap();
-    let header = Header { ctid: kalamdb_engine::ids::Tid::new(block, offset), ..header };
-    let body = version[38..].to_vec();
+    let ctid = Tid::new(key.page.as_block().expect("rows stand in blocks"), offset);
+    let xmin = (1 << 33) + random.below(1 << 20);
+    let header = Header { xmin, ctid, infomask2: 1, infomask: 0x0800, ..Header::default() };
+    let mut version = Vec::new();
     build_version(&header, &body, &mut version);
     record.insert(offset, &version);
 }
@@ -386,8 +479,8 @@ impl Model {
         for (end, payload) in log.records(Lsn(0)) {
             let record = Record::decode(&payload).unwrap();
             if let Some(create) = record.create_storage() {
-                let StorageCreate { storage, tablespace, database, relnumber, .. } = create;
-                model.storages.insert(storage, RelationFile { tablespace, database, relnumber });
+                let StorageCreate { storage, tablespace, database, relnumber, owner, .. } = create;
+                model.storages.insert(storage, RelationFile { tablespace, database, relnumber, owner });
             }
             for group in record.groups() {
                 let page = model.pages.entry(group.key).or_insert_with(|| Box::new([0; PAGE_SIZE]));

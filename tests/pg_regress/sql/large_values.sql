@@ -142,4 +142,16 @@ INSERT INTO storages SELECT noise(i, 20000), noise(i, 20000), repeat('m', 20000)
 SELECT count(*), count(DISTINCT a), bool_and(a = b), bool_and(c = repeat('m', 20000)), sum(length(d)) FROM storages;
 UPDATE storages SET a = a || 'x', d = d || 'y';
 SELECT count(*), bool_and(a = b || 'x'), sum(length(d)) FROM storages;
+
+-- A column's STORAGE and COMPRESSION decide how a long value is kept; what cannot get shorter stays as it is.
+CREATE TABLE methods (p text COMPRESSION pglz, l text COMPRESSION lz4, e text, m text COMPRESSION lz4, n text);
+ALTER TABLE methods ALTER e SET STORAGE EXTERNAL, ALTER m SET STORAGE MAIN;
+INSERT INTO methods SELECT v, v, v, v, noise(1, 6000) FROM repeat('compressible ', 1000) v;
+SELECT pg_column_compression(p), pg_column_compression(l), pg_column_compression(e), pg_column_compression(m), pg_column_compression(n),
+    pg_column_size(p) < 1000 AS p_short, pg_column_size(e) FROM methods;
+-- A compressed value keeps its form in another column; a longer one too, and where it leaves the row.
+INSERT INTO methods (p, l) SELECT l, p FROM methods;
+INSERT INTO methods (p, l) SELECT v, v FROM (SELECT string_agg(noise(i, 50) || repeat('-', 50), '') AS v FROM generate_series(1, 2000) i) long;
+SELECT pg_column_compression(p), pg_column_compression(l), length(p), p = l AS same, md5(p) = md5(l) AS same_sum FROM methods;
+DROP TABLE methods;
 DROP TABLE huge, copied, through_copy;

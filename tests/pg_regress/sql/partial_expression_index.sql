@@ -74,6 +74,10 @@ INSERT INTO divided VALUES (2, 0);
 \set VERBOSITY sqlstate
 CREATE INDEX divided_index ON divided ((100 / d));
 \set VERBOSITY default
+-- The error says where it comes from.
+CREATE FUNCTION divide(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN 100 / $1; END';
+CREATE INDEX divided_index ON divided (divide(d));
+CREATE INDEX divided_index ON divided (id) WHERE divide(d) > 0;
 TRUNCATE divided;
 INSERT INTO divided VALUES (1, 5), (3, 7);
 CREATE INDEX divided_index ON divided ((100 / d));

@@ -132,19 +132,3 @@ VACUUM (FREEZE, ANALYZE) nothing, frozen, heavy;
 TRUNCATE heavy;
 VACUUM heavy;
 SELECT count(*) FROM heavy;
-
--- VACUUM FULL and CLUSTER.
-VACUUM FULL churn;
-SELECT count(*), sum(id) FROM churn;
-SELECT check_indexes('churn');
-CLUSTER churn USING churn_grp;
-SELECT count(*), sum(id) FROM churn;
-SELECT bool_and(ordered) FROM (SELECT grp >= lag(grp, 1, 0) OVER (ORDER BY ctid) AS ordered FROM churn) x;
-SELECT check_indexes('churn');
-UPDATE churn SET grp = -grp;
-CLUSTER churn;
-SELECT bool_and(ordered) FROM (SELECT grp >= lag(grp, 1, -1000) OVER (ORDER BY ctid) AS ordered FROM churn) x;
-INSERT INTO heavy SELECT i, noise(i, 20000), 0 FROM generate_series(1, 20) i;
-DELETE FROM heavy WHERE id > 10;
-VACUUM FULL heavy;
-SELECT count(*), bool_and(v = noise(id, 20000)) FROM heavy;

@@ -359,6 +359,9 @@ impl<'a> Bench<'a> {
             if !output.status.success() {
                 bail!("pgbench -i: {}", String::from_utf8_lossy(&output.stderr));
             }
+            let query = "SELECT amname::text FROM pg_class c JOIN pg_am a ON a.oid = relam WHERE relname = 'pgbench_accounts'";
+            let made: String = self.cluster.connect(&database)?.query_one(query, &[])?.get(0);
+            ensure!(made == method, "pgbench made a table of {made}");
             self.tpcb_ready[side] = true;
         }
         self.cluster.connect(&database)?.batch_execute("VACUUM ANALYZE")?;

@@ -115,7 +115,7 @@ pub fn wait_noticed(cluster: &mut Cluster, blow: &Blow) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("the server does not reset itself after {}:\n{}", blow.description, cluster.describe_processes());
+            bail!("the server does not reset itself after {}:\n{}", blow.description, cluster.describe_hang());
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -123,7 +123,7 @@ pub fn wait_noticed(cluster: &mut Cluster, blow: &Blow) -> Result<()> {
         blow.postmaster_lives || process::wait_all_gone(cluster.data(), PATIENCE),
         "processes outlive the postmaster after {}:\n{}",
         blow.description,
-        cluster.describe_processes()
+        cluster.describe_hang()
     );
     Ok(())
 }

@@ -116,7 +116,7 @@ fn run(installation: &Installation, options: &Options) -> Result<()> {
     ensure!(
         kalamdb_tests::process::wait_all_gone(cluster.data(), Duration::from_secs(10)),
         "processes outlive a fast stop:\n{}",
-        cluster.describe_processes()
+        cluster.describe_hang()
     );
     println!("crash: {} rounds passed", options.rounds);
     Ok(())
@@ -296,7 +296,7 @@ impl<'a> Test<'a> {
         let mut wrong = Vec::new();
         for _ in 0..=self.options.clients {
             let Ok(client) = returned.recv_timeout(PATIENCE) else {
-                bail!("clients hang {PATIENCE:?} after the blow:\n{}", cluster.describe_processes());
+                bail!("clients hang {PATIENCE:?} after the blow:\n{}", cluster.describe_hang());
             };
             let (name, ending) = match client {
                 Returned::Writer(writer, ending) => {

@@ -172,13 +172,18 @@ pub enum Agreed {
 /// A session on each side.
 pub struct Pair {
     sides: [Client; 2],
+    method: String,
     /// Everything executed so far, for reproduction.
     pub script: Vec<String>,
 }
 
 impl Pair {
     pub fn connect(cluster: &Cluster) -> Result<Self> {
-        Ok(Pair { sides: [connect(cluster, HEAP)?, connect(cluster, OURS)?], script: Vec::new() })
+        Ok(Pair {
+            sides: [connect(cluster, HEAP)?, connect(cluster, OURS)?],
+            method: cluster.installation().method.clone(),
+            script: Vec::new(),
+        })
     }
 
     /// Runs the statement on both sides and compares all that can be seen of it.
@@ -199,6 +204,17 @@ impl Pair {
         self.script.push(format!("{text};"));
         for client in &mut self.sides {
             execute(client, &Statement::sql(text))?;
+        }
+        Ok(())
+    }
+
+    /// The tables really are what is compared.
+    pub fn check_methods(&mut self) -> Result<()> {
+        for (side, method) in [(HEAP, "heap"), (OURS, self.method.as_str())] {
+            let query = "SELECT relname::text FROM pg_class c JOIN pg_am a ON a.oid = relam
+                         WHERE relkind = 'r' AND relnamespace = $1::text::regnamespace AND amname <> $2";
+            let others = self.sides[side].query(query, &[&SCHEMAS[side], &method])?;
+            ensure!(others.is_empty(), "table {} is not a table of {method}", others[0].get::<_, String>(0));
         }
         Ok(())
     }

@@ -1,0 +1,167 @@
+//! Several backend processes read and change pages of one small cache while the worker process is lost and started again at its
+//! stop points: nobody ever sees an older page than before, and in the end the pages are what the log says.
+
+mod support;
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kalamdb_engine::ErrorKind;
+use kalamdb_engine::cache::{Cache, WorkerState};
+use kalamdb_engine::engine::stop_point;
+use kalamdb_engine::ids::{Lsn, PageKey, StorageId};
+use support::*;
+
+const FRAMES: u32 = 128;
+const MOST_BLOCKS: u32 = 150;
+const BACKENDS: u64 = 3;
+const CHANGES: u64 = 4000;
+
+/// The other sides: does nothing unless a test below started it.
+#[test]
+fn process() {
+    let Some(assignment) = Assignment::get() else { return };
+    match assignment.role.as_str() {
+        "worker" => worker(&assignment.directory),
+        _ => backend(&assignment.directory, assignment.seed),
+    }
+}
+
+/// The worker: a panic at its stop point is the end of it, without a farewell of its store.
+fn worker(directory: &Path) {
+    let _ = stop_point::HOOK.set(|name| {
+        if is_end(name) {
+            panic!("stop at \"{name}\"");
+        }
+    });
+    let cache = Memory::attach(&directory.join("memory"));
+    let log = Log::shared(&directory.join("log"));
+    // The process ends with the memory mapped and the store open, whatever happens.
+    let recovered = catch_unwind(AssertUnwindSafe(|| recover(cache.cache, config(&directory.join("store"), &log), &log)));
+    let Ok(recovered) = recovered else { std::process::exit(3) };
+    let engine = match recovered {
+        Ok(engine) => engine,
+        Err(error) if error.kind() == ErrorKind::Unavailable => std::process::exit(4),
+        Err(error) => panic!("{error}"),
+    };
+    while !directory.join("stop").exists() {
+        if engine.failure().is_some() {
+            drop(engine);
+            std::process::exit(4);
+        }
+        serve(&engine, &log);
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    let wait = Flushing { cache: cache.cache, log: &log, patience: Patience::new() };
+    engine.shutdown(log.position(), &wait).unwrap();
+}
+
+/// A backend: changes pages, and reads others whose position in the log never goes back.
+fn backend(directory: &Path, seed: u64) {
+    let memory = Memory::attach(&directory.join("memory"));
+    let (cache, log) = (memory.cache, Log::shared(&directory.join("log")));
+    let mut random = Random::new(seed);
+    let storages: Vec<StorageId> = cache.storages().list().iter().map(|storage| storage.id).collect();
+    let mut seen: HashMap<PageKey, Lsn> = HashMap::new();
+    for change in 0.. {
+        if change >= CHANGES && change % 64 == 0 && directory.join("enough").exists() {
+            break;
+        }
+        let id = storages[random.below(storages.len() as u64) as usize];
+        random_change(&cache, &log, id, &mut random, MOST_BLOCKS, &Patience::new()).unwrap();
+        let blocks = cache.storages().at(cache.storages().find_id(id).unwrap()).blocks.load(Ordering::SeqCst);
+        let key = PageKey::block(id, random.below(u64::from(blocks)) as u32);
+        let pin = cache.read(key, &Patience::new()).unwrap();
+        let guard = pin.shared(&Patience::new()).unwrap();
+        guard.page().check().unwrap();
+        let before = seen.insert(key, guard.page().lsn());
+        assert!(before <= Some(guard.page().lsn()), "{key:?} went back from {before:?} to {:?}", guard.page().lsn());
+    }
+}
+
+fn output(directory: &Path, role: &str) -> String {
+    std::fs::read_to_string(directory.join(format!("{role}.log"))).unwrap_or_default()
+}
+
+fn await_ready(cache: &Cache) {
+    let begun = Instant::now();
+    while cache.header().worker_state() != WorkerState::Ready {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the worker does not start");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Starts a worker again for each stop, then lets the backends end.
+fn run_backends(directory: &Path, worker: &mut Process, backends: &mut Vec<Process>, stops: &[(&str, u64)]) {
+    let mut lost = 0;
+    let begun = Instant::now();
+    while !backends.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(200), "{} is not reached", stops[lost].0);
+        if lost == stops.len() && !directory.join("enough").exists() {
+            std::fs::write(directory.join("enough"), b"").unwrap();
+        }
+        backends.retain_mut(|backend| match backend.ended() {
+            Some(status) => {
+                let logs: String = (0..BACKENDS).map(|number| output(directory, &format!("backend{number}"))).collect();
+                assert!(status.success(), "{status}: {logs}");
+                false
+            }
+            None => true,
+        });
+        if let Some(status) = worker.ended() {
+            assert!(matches!(status.code(), Some(3 | 4)), "{status}: {}", output(directory, "worker"));
+            lost += 1;
+            *worker = start_process("worker", directory, 0, stops.get(lost).copied());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn check_processes(stops: &[(&str, u64)]) {
+    let directory = scratch();
+    let directory = directory.path();
+    let memory = Memory::create(&directory.join("memory"), FRAMES);
+    let log = Log::shared(&directory.join("log"));
+    // The first worker is there before the first storage, so it has no stop.
+    let mut worker = start_process("worker", directory, 0, stops.first().copied());
+    await_ready(&memory.cache);
+    for number in 0..2 {
+        create_storage(&memory.cache, &log, relation(number));
+    }
+    let backend = |number| start_process(&format!("backend{number}"), directory, number + 1, None);
+    let mut backends: Vec<Process> = (0..BACKENDS).map(backend).collect();
+    run_backends(directory, &mut worker, &mut backends, stops);
+    Model::of(&log).check(&memory.cache, &Patience::new());
+    assert!(memory.cache.header().counters.evictions.load(Ordering::SeqCst) > 1000);
+
+    std::fs::write(directory.join("stop"), b"").unwrap();
+    assert!(worker.wait(Duration::from_secs(120)).is_some_and(|status| status.success()), "{}", output(directory, "worker"));
+    let memory = Memory::create(&directory.join("memory2"), FRAMES);
+    let engine = recover(memory.cache, config(&directory.join("store"), &log), &log).unwrap();
+    assert_eq!(engine.replay_from(), log.position());
+    Model::of(&log).check(&memory.cache, &MainThread { engine: Some(&engine), log: &log });
+}
+
+#[test]
+fn backends_share_a_small_cache() {
+    check_processes(&[]);
+}
+
+#[test]
+fn backends_outlive_lost_workers() {
+    check_processes(&[
+        ("pages written", 3),
+        ("storages restored", 1),
+        ("record replayed", 10),
+        ("page loaded", 40),
+        ("checkpoint flushed", 2),
+        ("pages copied", 6),
+        ("record replayed", 6),
+        ("mark written", 2),
+        ("checkpoint published", 3),
+        ("checkpoint begun", 3),
+    ]);
+}
