@@ -136,7 +136,11 @@ pub fn corrupt_page(installation: &Installation) -> Result<Outcome> {
     // More files make RocksDB merge them, and so meet the damaged one by itself.
     let starts = worker_starts(&mut client)?;
     for round in 1..=6 {
-        client.batch_execute(&format!("CREATE TABLE more{round} AS SELECT * FROM sound; SELECT kalam.checkpoint()"))?;
+        client.batch_execute(&format!(
+            "UPDATE t SET pad = pad || '' WHERE id IN (1, {ROWS});
+             CREATE TABLE more{round} AS SELECT * FROM sound"
+        ))?;
+        client.batch_execute("SELECT kalam.checkpoint()").with_context(|| format!("checkpoint {round} after the damage"))?;
     }
     bed.check_table(&mut client, "more6")?;
     client.batch_execute("DROP TABLE t; SELECT kalam.checkpoint()")?;
