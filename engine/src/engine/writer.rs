@@ -215,8 +215,7 @@ impl Writer<'_> {
             if copy.page_lsn <= flushed {
                 self.known.entry(copy.key.storage).or_insert(None);
                 self.written_to.insert(copy.key.storage);
-            } else {
-                copy.restore();
+                copy.stored();
             }
         }
         self.written |= pages > 0;
