@@ -402,11 +402,8 @@ pub unsafe extern "C-unwind" fn relation_needs_toast_table(rel: pg_sys::Relation
                 continue;
             }
             movable |= form.attstorage != pg_sys::TYPSTORAGE_PLAIN as std::ffi::c_char;
-            let length = if form.attlen > 0 {
-                i32::from(form.attlen)
-            } else {
-                pg_sys::type_maximum_size(form.atttypid, form.atttypmod)
-            };
+            let length =
+                if form.attlen > 0 { i32::from(form.attlen) } else { pg_sys::type_maximum_size(form.atttypid, form.atttypmod) };
             unbounded |= length < 0;
             longest += (length.max(0) as usize).next_multiple_of(8);
         }
