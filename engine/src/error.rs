@@ -95,13 +95,20 @@ impl Error {
 
     /// The detail; the cause where no detail was given.
     pub fn detail(&self) -> Option<String> {
-        self.detail.clone().or_else(|| self.source.as_ref().map(|source| source.to_string()))
+        self.detail.clone().or_else(|| self.source.as_ref().map(sentence))
     }
 
     /// The hint.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
+}
+
+/// A text of the operating system or of a library as a sentence, which details and hints are.
+pub fn sentence(text: impl fmt::Display) -> String {
+    let text = text.to_string().replace('\n', " ");
+    let mut rest = text.trim().trim_end_matches('.').chars();
+    rest.next().map(|first| first.to_uppercase().chain(rest).chain(['.']).collect()).unwrap_or_default()
 }
 
 impl fmt::Display for Error {

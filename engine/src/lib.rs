@@ -15,4 +15,4 @@ pub mod page;
 pub mod store;
 pub mod visibility;
 
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, sentence};

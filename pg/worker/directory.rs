@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use kalamdb_engine::{Error, ErrorKind, Result};
+use kalamdb_engine::{Error, ErrorKind, Result, sentence};
 use pgrx::pg_sys;
 
 /// Base backups and pg_rewind skip names that begin with pgsql_tmp, as they must a live store.
@@ -20,7 +20,7 @@ pub fn prepare() -> Result<PathBuf> {
     let path = data_directory().join(NAME);
     let unusable = |error: std::io::Error| {
         Error::new(ErrorKind::StorageMissing, format!("could not use the store's directory \"{}\"", path.display()))
-            .with_detail(error.to_string())
+            .with_detail(sentence(error))
             .with_hint("The directory must belong to the server's operating system user and be writable for it.")
     };
     match fs::metadata(&path) {

@@ -1,5 +1,6 @@
 //! The worker's main loop: positions of the log, checkpoints, the slot, the sweep, shutdown.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ const SLOT_SIGNAL_DELAY: Duration = Duration::from_secs(1);
 
 /// How long the engine may take for one thing that the main thread waits for.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// How long the store may refuse writes before the main thread waits for it no longer.
+const STORE_FAILURE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the main loop ended.
 pub enum Outcome {
@@ -80,12 +84,13 @@ fn publish_log_positions(cache: &Cache) {
 pub struct MainThreadWait {
     cache: &'static Cache,
     begun: Instant,
+    failing_since: Cell<Option<Instant>>,
 }
 
 impl MainThreadWait {
     /// A wait that begins now.
     pub fn new(cache: &'static Cache) -> MainThreadWait {
-        MainThreadWait { cache, begun: Instant::now() }
+        MainThreadWait { cache, begun: Instant::now(), failing_since: Cell::new(None) }
     }
 }
 
@@ -94,10 +99,23 @@ impl Wait for MainThreadWait {
         leave_with_postmaster();
         check_for_interrupts();
         publish_log_positions(self.cache);
+        match self.cache.header().store_failure("the KalamDB store takes no writes") {
+            None => self.failing_since.set(None),
+            Some(failure) => {
+                let since = self.failing_since.get().unwrap_or_else(Instant::now);
+                self.failing_since.set(Some(since));
+                // The log has everything: to wait for a full disk would only keep the server from stopping.
+                if since.elapsed() > STORE_FAILURE_LIMIT {
+                    return Err(failure);
+                }
+            }
+        }
         if self.begun.elapsed() < LONGEST_WAIT {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Unavailable, "the KalamDB store did not become durable in time"))
+        Err(Error::new(ErrorKind::Unavailable, "the KalamDB store did not become durable in time")
+            .with_detail(format!("It took longer than {} s.", LONGEST_WAIT.as_secs()))
+            .with_hint("Nothing is lost; look at the load of the device of the data directory."))
     }
 }
 

@@ -122,6 +122,12 @@ fn create() -> Result<Slot, SqlError> {
             pg_sys::ReplicationSlotSave();
         }
     })
-    .map_err(|error| error.with_hint("The KalamDB engine needs one replication slot; raise \"max_replication_slots\"."))?;
+    .map_err(|error| {
+        error
+            .with_detail(
+                "The KalamDB engine needs one replication slot, for the write-ahead log that it has not made durable yet.",
+            )
+            .with_hint("Drop a slot that is not needed, or raise \"max_replication_slots\" and restart the server.")
+    })?;
     Ok(Slot::mine())
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::latch::Latch;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, sentence};
 use crate::ids::{Lsn, StorageId};
 
 /// "KALAMDB1" read as a little-endian number.
@@ -192,7 +192,7 @@ impl Header {
             FAILING_DISK_FULL => (ErrorKind::DiskFull, "Free disk space where the data directory lies"),
             _ => (ErrorKind::Io, "Mend what the detail names"),
         };
-        let error = Error::new(kind, message).with_detail(self.failure());
+        let error = Error::new(kind, message).with_detail(sentence(self.failure()));
         Some(error.with_hint(format!("{remedy}; nothing is lost meanwhile, and the engine goes on by itself.")))
     }
 

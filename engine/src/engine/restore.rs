@@ -56,7 +56,8 @@ fn begin(store: &Store, config: &EngineConfig) -> Result<DurableMark> {
     let mark = DurableMark { lsn: config.log_end, system_identifier: config.system_identifier, timeline: config.timeline };
     let mut batch = store.batch();
     batch.put_mark(&mark);
-    batch.put_next_storage_id(StorageId(1));
+    // A store that was made before this one and comes back gave out lower ids: each of them took some bytes of the log.
+    batch.put_next_storage_id(StorageId(config.log_end.0));
     batch.write()?;
     store.flush()?;
     Ok(mark)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::EngineConfig;
 use super::checkpoint::Checkpoints;
 use crate::cache::{Cache, Wait, WorkerState, raise};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, sentence};
 use crate::ids::{Lsn, PageKey};
 use crate::store::Store;
 
@@ -116,7 +116,9 @@ impl Shared {
 
     pub(super) fn check_health(&self) -> Result<()> {
         match self.failure() {
-            Some(text) => Err(Error::new(ErrorKind::Unavailable, "the KalamDB engine has failed").with_detail(text)),
+            Some(text) => Err(Error::new(ErrorKind::Unavailable, "the KalamDB engine has failed")
+                .with_detail(sentence(text))
+                .with_hint("It is started again by itself; the server's log has more.")),
             None => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::format;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, sentence};
 use crate::ids::PageKey;
 
 /// A failure of reading one page.
@@ -12,7 +12,7 @@ pub(super) fn page(key: PageKey, error: rocksdb::Error) -> Error {
     match kind(&error) {
         ErrorKind::Corrupt | ErrorKind::StorageMissing => format::unreadable_page(key)
             .with_hint("The file named in the detail is damaged or gone; restore it, or the cluster, from a backup.")
-            .with_detail(error.to_string()),
+            .with_detail(sentence(error)),
         kind => complete(kind, format!("could not read a page of storage {}", key.storage.0), error),
     }
 }
@@ -27,19 +27,18 @@ pub(super) fn using(action: &str, error: rocksdb::Error) -> Error {
 #[cold]
 pub(super) fn opening(directory: &Path, error: rocksdb::Error) -> Error {
     if error.as_ref().contains("Column families not opened") {
-        return format::newer_format(directory).with_detail(error.to_string());
+        return format::newer_format(directory).with_detail(sentence(error));
     }
     if error.as_ref().contains("While lock file") || error.as_ref().contains("lock hold by current process") {
         return Error::new(ErrorKind::Unavailable, format!("the store in \"{}\" is in use", directory.display()))
             .with_hint("Another process has the store open; wait until it has ended.")
-            .with_detail(error.to_string());
+            .with_detail(sentence(error));
     }
     complete(kind(&error), format!("could not open the store in \"{}\"", directory.display()), error)
 }
 
 fn complete(kind: ErrorKind, message: String, error: rocksdb::Error) -> Error {
-    let detail = error.to_string();
-    let complete = Error::new(kind, message).with_detail(detail);
+    let complete = Error::new(kind, message).with_detail(sentence(error));
     match kind {
         ErrorKind::DiskFull => complete
             .with_hint("Free some hundred megabytes on the device of the data directory; the work goes on by itself then."),

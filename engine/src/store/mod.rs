@@ -18,7 +18,7 @@ pub use format::DurableMark;
 pub use options::StoreOptions;
 
 use crate::cache::StorageInfo;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, sentence};
 use crate::ids::{PageKey, StorageId};
 
 /// The format of everything in the store; a store of a newer format is refused.
@@ -248,7 +248,7 @@ fn prepare_directory(directory: &Path) -> Result<()> {
             _ => ErrorKind::StorageMissing,
         };
         Error::new(kind, format!("cannot use the directory \"{}\"", directory.display()))
-            .with_detail(error.to_string())
+            .with_detail(sentence(error))
             .with_hint("The operating system user that runs the server needs all rights and some free space there.")
     };
     match fs::create_dir(directory) {
