@@ -44,13 +44,7 @@ pub unsafe fn with_spinlock<R>(lock: *mut pg_sys::slock_t, run: impl FnOnce() ->
 fn main_fork_path(database: u32, tablespace: u32, relnumber: u32, backend: i32) -> CString {
     // SAFETY: plain numbers in, a string out.
     let path = unsafe {
-        pg_sys::GetRelationPath(
-            database.into(),
-            tablespace.into(),
-            relnumber.into(),
-            backend,
-            pg_sys::ForkNumber::MAIN_FORKNUM,
-        )
+        pg_sys::GetRelationPath(database.into(), tablespace.into(), relnumber.into(), backend, pg_sys::ForkNumber::MAIN_FORKNUM)
     };
     #[cfg(not(feature = "pg18"))]
     {
@@ -187,7 +181,11 @@ pub unsafe fn next_sorted_datum(sort: *mut pg_sys::Tuplesortstate) -> Option<pg_
 ///
 /// # Safety
 /// Both relations are open and locked, and the snapshot stays valid during the scan.
-pub unsafe fn begin_index_scan(table: pg_sys::Relation, index: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> pg_sys::IndexScanDesc {
+pub unsafe fn begin_index_scan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+) -> pg_sys::IndexScanDesc {
     // SAFETY: see above.
     unsafe {
         #[cfg(not(feature = "pg18"))]

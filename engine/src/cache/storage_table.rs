@@ -164,8 +164,7 @@ impl StorageDescriptor {
 
 fn bucket_of(file: &RelationFile, buckets: usize) -> usize {
     let place = u64::from(file.database) << 8 ^ u64::from(file.tablespace) ^ u64::from(file.owner) << 16;
-    let mixed = (u64::from(file.relnumber) << 32 ^ place)
-        .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (u64::from(file.relnumber) << 32 ^ place).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (mixed >> 33) as usize % buckets
 }
 
