@@ -29,7 +29,7 @@ fn process() {
     let id = create_storage(&cache, &log, relation(1));
     let mut random = Random::new(assignment.seed);
     let begun = Instant::now();
-    while header.store_failing.load(Ordering::SeqCst) == 0 {
+    while !header.is_store_failing() {
         random_change(&cache, &log, id, &mut random, 2000, &Patience::new()).unwrap();
         if random.below(50) == 0 {
             engine.checkpoint(|| log.position());
@@ -57,7 +57,7 @@ fn process() {
     assert_eq!(engine.durable(), durable);
 
     fs::remove_file(&ballast).unwrap();
-    while header.store_failing.load(Ordering::SeqCst) != 0 {
+    while header.is_store_failing() {
         assert!(begun.elapsed() < Duration::from_secs(120), "the store does not mend");
         std::thread::sleep(Duration::from_millis(20));
     }
