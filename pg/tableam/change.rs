@@ -1,11 +1,14 @@
 //! Changes pages and logs the change as one step that no error can split.
 
 use std::borrow::Borrow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 
-use kalamdb_engine::cache::{Exclusive, Pin};
+use kalamdb_engine::cache::{Exclusive, Pin, StorageDescriptor};
+use kalamdb_engine::ids::{Lsn, StorageId};
 use kalamdb_engine::log::RecordBuilder;
 use kalamdb_engine::page::PageMut;
+use pgrx::pg_sys;
 
 use crate::ffi::interrupts::CriticalSection;
 use crate::wal;
@@ -13,6 +16,45 @@ use crate::wal;
 thread_local! {
     /// The record under construction; reused, so that steady work allocates nothing.
     static RECORD: RefCell<RecordBuilder> = RefCell::new(RecordBuilder::new());
+    /// The storages this process has met that a crash of the server empties, and whether there is one at all.
+    static FORGETTABLE: RefCell<HashSet<StorageId>> = RefCell::default();
+    static ANY_FORGETTABLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Forgettable storages remembered before the set starts anew: forgetting one costs flushes that nobody needs.
+const FORGETTABLE_MAX: usize = 10_000;
+
+/// Notes a storage before the process changes it, if it is one of a temporary or unlogged table.
+pub fn note_storage(descriptor: &StorageDescriptor) {
+    if descriptor.file().owner == 0 && !descriptor.is_unlogged() {
+        return;
+    }
+    ANY_FORGETTABLE.set(true);
+    FORGETTABLE.with_borrow_mut(|storages| {
+        if storages.len() >= FORGETTABLE_MAX {
+            storages.clear();
+        }
+        storages.insert(descriptor.id());
+    });
+}
+
+/// Logs a record about a storage; returns where it ends.
+///
+/// A commit waits until the log is flushed if its transaction wrote to it. Rows that a crash of the server removes anyway are not
+/// worth that: their records do not count.
+///
+/// # Safety
+/// A critical section is open in a backend that may write the log.
+unsafe fn log(record: &RecordBuilder, storage: StorageId) -> Lsn {
+    // SAFETY: see above; the position belongs to the backend's only thread.
+    unsafe {
+        let counted = pg_sys::XactLastRecEnd;
+        let end = wal::insert(record.bytes());
+        if ANY_FORGETTABLE.get() && FORGETTABLE.with_borrow(|storages| storages.contains(&storage)) {
+            pg_sys::XactLastRecEnd = counted;
+        }
+        end
+    }
 }
 
 fn note_change<P: Borrow<Pin>>(guard: &Exclusive<P>) {
@@ -28,13 +70,14 @@ fn note_change<P: Borrow<Pin>>(guard: &Exclusive<P>) {
 pub fn change_page<P: Borrow<Pin>>(guard: &mut Exclusive<P>, change: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder)) {
     let _critical = CriticalSection::enter();
     note_change(guard);
+    let key = guard.key();
     RECORD.with_borrow_mut(|record| {
         record.clear();
-        record.page(guard.key());
+        record.page(key);
         let mut page = guard.page_mut();
         change(&mut page, record);
         // SAFETY: inside a critical section of a backend that may write the log.
-        let lsn = unsafe { wal::insert(record.bytes()) };
+        let lsn = unsafe { log(record, key.storage) };
         page.set_lsn(lsn);
     });
 }
@@ -56,20 +99,20 @@ pub fn change_two_pages<P: Borrow<Pin>, Q: Borrow<Pin>, T, R>(
         record.page(second.key());
         let result = change_second(between, &mut second.page_mut(), record);
         // SAFETY: as in `change_page`.
-        let lsn = unsafe { wal::insert(record.bytes()) };
+        let lsn = unsafe { log(record, first.key().storage) };
         first.page_mut().set_lsn(lsn);
         second.page_mut().set_lsn(lsn);
         result
     })
 }
 
-/// Logs a record that belongs to no page, such as the creation of a storage.
-pub fn log_only(describe: impl FnOnce(&mut RecordBuilder)) {
+/// Logs a record about a storage that belongs to no page, such as its creation.
+pub fn log_only(storage: StorageId, describe: impl FnOnce(&mut RecordBuilder)) {
     RECORD.with_borrow_mut(|record| {
         record.clear();
         describe(record);
         let _critical = CriticalSection::enter();
         // SAFETY: as in `change_page`.
-        unsafe { wal::insert(record.bytes()) };
+        unsafe { log(record, storage) };
     });
 }

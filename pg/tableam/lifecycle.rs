@@ -11,7 +11,7 @@ use kalamdb_engine::log::StorageCreate;
 use kalamdb_engine::page::{OVERFLOW_PAYLOAD, PageKind};
 use pgrx::{pg_guard, pg_sys};
 
-use super::change::{change_page, log_only};
+use super::change::{change_page, log_only, note_storage};
 use super::status::current_xid;
 use super::storage::{NO_BACKEND, Storage, file_of_node, relation_file};
 use super::{raw, temporary};
@@ -26,11 +26,13 @@ fn create(file: RelationFile, unlogged: bool, creator: Xid) -> &'static StorageD
     let id = cache.header().allocate_storage_id();
     // In the table first: a checkpoint whose position lies behind the record finds the storage there.
     let (place, _) = cache.storages().create(&StorageInfo::empty(id, file, unlogged, creator)).or_raise();
+    let descriptor = cache.storages().at(place);
+    note_storage(descriptor);
     let RelationFile { tablespace, database, relnumber, owner } = file;
-    log_only(|record| {
+    log_only(id, |record| {
         record.create_storage(&StorageCreate { storage: id, tablespace, database, relnumber, owner, unlogged, xid: creator });
     });
-    cache.storages().at(place)
+    descriptor
 }
 
 /// Creates the files of a table; they go again if the transaction fails.

@@ -141,6 +141,12 @@ fn prune_if_worth(rel: pg_sys::Relation, storage: &Storage, pin: &Pin, prune_xid
     if !horizon.is_past(prune_xid) || !pin.is_sole() {
         return;
     }
+    // ALTER TABLE may have changed the relation's descriptor while it still reads rows of the old form; only by the right one can
+    // the large values of a removed version be found.
+    // SAFETY: looks at this backend's own locks.
+    if unsafe { pg_sys::CheckRelationLockedByMe(rel, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE, true) } {
+        return;
+    }
     let least_free = reserve_for_updates(rel).max(LEAST_FREE);
     let Some(mut guard) = pin.try_exclusive() else { return };
     let page = guard.page();

@@ -14,6 +14,9 @@ use crate::wal;
 /// The free-space category that means "nothing is known to be exhausted".
 const NOT_EXHAUSTED: u32 = 256;
 
+/// Pages of the highest category that are looked at without success before the table grows.
+const LOOKS_MAX: u32 = 16;
+
 /// The last block number Postgres can address.
 const LAST_BLOCK: u32 = 0xFFFF_FFFE;
 
@@ -40,6 +43,7 @@ pub fn reserve_for_updates(rel: pg_sys::Relation) -> usize {
 pub fn page_with_room(storage: &Storage, len: usize, reserve: usize, avoid: Option<u32>, wait: &dyn Wait) -> Result<LatchedPage> {
     let lane = lane();
     let mut target = storage.descriptor.insert_target(lane).filter(|block| Some(*block) != avoid);
+    let mut looks = 0;
     loop {
         let block = match target {
             Some(block) => block,
@@ -65,6 +69,15 @@ pub fn page_with_room(storage: &Storage, len: usize, reserve: usize, avoid: Opti
                     let free = view.free_space();
                     drop(page);
                     record_free_space(storage, block, free, wait)?;
+                    if category_of(free) >= category_for(len + reserve) {
+                        // The highest category promises no room for what is longer than its lower bound: the directory would
+                        // name this page again and again.
+                        looks += 1;
+                        if looks == LOOKS_MAX {
+                            return extend(storage, lane, wait);
+                        }
+                        storage.descriptor.free_space_hint.store(block + 1, Ordering::Relaxed);
+                    }
                 }
             }
         } else {

@@ -7,6 +7,7 @@ use kalamdb_engine::ids::{PageKey, PageNumber, StorageId};
 use kalamdb_engine::{Error, ErrorKind};
 use pgrx::pg_sys;
 
+use super::change::note_storage;
 use crate::error::raise;
 use crate::shmem::engine_cache;
 
@@ -106,6 +107,7 @@ impl Storage {
         };
         let descriptor = cache.storages().at(place);
         let storage = Storage { cache, descriptor, id: descriptor.id() };
+        note_storage(descriptor);
         // SAFETY: the chunk lives in the cache's memory context, as Postgres demands of rd_amcache, and is freed by it.
         unsafe {
             if (*rel).rd_amcache.is_null() {

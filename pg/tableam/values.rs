@@ -363,7 +363,8 @@ pub unsafe fn localize_slot(slot: *mut pg_sys::TupleTableSlot, rel: pg_sys::Rela
     // SAFETY: see above; the copy is made in the slot's memory context.
     unsafe {
         let table = (*rel).rd_id.to_u32();
-        let descriptor = (*rel).rd_att;
+        // Not the relation's own descriptor: while ALTER TABLE rewrites a table, that is the one of the rows to come.
+        let descriptor = (*slot).tts_tupleDescriptor;
         let tuple = (*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
         let mut foreign = false;
         each_pointer(descriptor, tuple, &mut |_, pointer| foreign |= pointer.table != table);
@@ -381,13 +382,37 @@ pub unsafe fn localize_slot(slot: *mut pg_sys::TupleTableSlot, rel: pg_sys::Rela
     }
 }
 
-/// Tables of ours keep large values themselves.
+/// Rows longer than this make heap use a TOAST table (`TOAST_TUPLE_THRESHOLD`).
+const TOAST_THRESHOLD: usize = 2032;
+
+/// Whether a table gets a TOAST table: as for heap, though it stays empty.
+///
+/// Large values are kept by the storage itself. But ALTER TABLE ... SET ACCESS METHOD heap gives the rewritten table a TOAST
+/// table only if the old one had one.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn relation_needs_toast_table(_rel: pg_sys::Relation) -> bool {
-    false
+pub unsafe extern "C-unwind" fn relation_needs_toast_table(rel: pg_sys::Relation) -> bool {
+    // SAFETY: the relation is open; its descriptor has that many columns.
+    unsafe {
+        let descriptor = (*rel).rd_att;
+        let (mut longest, mut unbounded, mut movable) = (0, false, false);
+        let columns = (*descriptor).natts as usize;
+        for column in 0..columns {
+            let form = &*(*descriptor).attrs.as_ptr().add(column);
+            if form.attisdropped {
+                continue;
+            }
+            movable |= form.attstorage != pg_sys::TYPSTORAGE_PLAIN as std::ffi::c_char;
+            let length =
+                if form.attlen > 0 { i32::from(form.attlen) } else { pg_sys::type_maximum_size(form.atttypid, form.atttypmod) };
+            unbounded |= length < 0;
+            longest += (length.max(0) as usize).next_multiple_of(8);
+        }
+        let header = (VERSION_HEADER - PREFIX + columns.div_ceil(8)).next_multiple_of(8);
+        movable && (unbounded || header + longest > TOAST_THRESHOLD)
+    }
 }
 
-/// Never asked, as there is no TOAST table; heap would be right for one.
+/// TOAST tables are heap tables.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn relation_toast_am(_rel: pg_sys::Relation) -> pg_sys::Oid {
     pg_sys::HEAP_TABLE_AM_OID

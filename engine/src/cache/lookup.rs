@@ -1,6 +1,7 @@
 //! Finds the frame of a page, takes frames away from cold pages, and asks the worker for what is missing.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::frame::{CLAIMED, DIRTY, Frame, LOADING, PINS, QUEUED, REPLAYED, TAGGED, VALID};
 use super::header::raise;
@@ -13,6 +14,9 @@ const END: u32 = u32::MAX;
 
 /// Waits of 100 ms for a clean frame after which a failing store is reported.
 const CLEAN_WAITS_MAX: u32 = 100;
+
+/// How long all frames may be pinned before a wait for one ends: whoever pins many and waits for one more waits for himself.
+const ALL_PINNED_LIMIT: Duration = Duration::from_secs(10);
 
 /// What tagging a frame for a page found.
 enum Tagged {
@@ -138,7 +142,7 @@ impl Cache {
                     return Ok(Some(number));
                 }
                 self.abandon(number);
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
                 wait.pause()?;
                 Ok(None)
             }
@@ -246,6 +250,7 @@ impl Cache {
     /// Takes a clean frame, waiting for the writer when there is none.
     fn claim(&self, wait: &dyn Wait) -> Result<u32> {
         let mut waits = 0;
+        let mut all_pinned_since = None;
         loop {
             let header = self.header();
             let cleaned = header.cleaned.load(Ordering::Acquire);
@@ -256,6 +261,12 @@ impl Cache {
             raise(&header.writer_wake);
             futex::wait(&header.cleaned, cleaned);
             wait.pause()?;
+            if self.occupancy().1 < self.region.layout.frames {
+                all_pinned_since = None;
+            } else if all_pinned_since.get_or_insert_with(Instant::now).elapsed() > ALL_PINNED_LIMIT {
+                return Err(Error::new(ErrorKind::OutOfMemory, "all pages of the KalamDB cache are in use at the same time")
+                    .with_hint("Raise \"kalam.cache_size\", or use fewer tables or partitions at a time."));
+            }
             waits += 1;
             if waits >= CLEAN_WAITS_MAX
                 && let Some(failure) = header.store_failure("the KalamDB store takes no writes and its cache is full")

@@ -221,8 +221,13 @@ fn values_of_a_wrong_form_are_errors() {
     let whole = mark(5).encode();
     assert_eq!(DurableMark::decode(&whole).unwrap(), mark(5));
     assert!(DurableMark::decode(&whole[..20]).is_err() && DurableMark::decode(&[]).is_err());
-    assert!(format::decode_storage(StorageId(1), &[1; 29]).is_ok());
-    assert!(format::decode_storage(StorageId(1), &[9; 29]).is_err() && format::decode_storage(StorageId(1), &[1; 28]).is_err());
+    let storage = format::encode_storage(&StorageInfo::default());
+    assert_eq!(format::decode_storage(StorageId(0), &storage).unwrap(), StorageInfo::default());
+    let mut unknown_flag = storage;
+    unknown_flag[17] = 2;
+    for wrong in [&[9; 37][..], &storage[..36], &unknown_flag] {
+        assert!(format::decode_storage(StorageId(1), wrong).is_err());
+    }
     let page = PageKey::block(StorageId(1), 2);
     assert!(format::decode_page(page, &[]).is_err() && format::decode_page(page, &[2, 0]).is_err());
 }

@@ -4,6 +4,7 @@
 
 use pgrx::pg_sys;
 
+use super::super::storage::relation_name;
 use super::compat;
 
 pub use list::{Cursor, DeadItems};
@@ -21,6 +22,18 @@ unsafe fn start_workers(
     strategy: pg_sys::BufferAccessStrategy,
 ) -> *mut pg_sys::ParallelVacuumState {
     if workers < 0 || indexes.len() < 2 {
+        return std::ptr::null_mut();
+    }
+    // Other processes cannot see the indexes of a temporary table: their pages lie in this one's local buffers.
+    // SAFETY: the relation is open.
+    if unsafe { (*(*rel).rd_rel).relpersistence } as u8 == pg_sys::RELPERSISTENCE_TEMP {
+        // Who asked for workers is told, as by heap.
+        if workers > 0 {
+            pgrx::warning!(
+                "disabling parallel option of vacuum on \"{}\" --- cannot vacuum temporary tables in parallel",
+                relation_name(rel)
+            );
+        }
         return std::ptr::null_mut();
     }
     let level = if verbose { pg_sys::INFO } else { pg_sys::DEBUG2 } as i32;

@@ -129,6 +129,29 @@ UPDATE heavy SET a = a + 1;
 ALTER TABLE heavy ALTER a TYPE int;
 SELECT count(*), sum(a), bool_and(b = noise(a - 1, 20000)) FROM heavy;
 
+-- Columns change their width below large values, with dead versions about,
+-- undone and for good.
+CREATE TABLE layout (a int, b text, c text, d int);
+ALTER TABLE layout ALTER c SET STORAGE EXTERNAL;
+INSERT INTO layout SELECT i, repeat(chr(33 + i % 90), i), noise(i, 9000), i FROM generate_series(1, 120) i;
+UPDATE layout SET d = d + 1, c = noise(-a, 9000) WHERE a % 3 = 0;
+DELETE FROM layout WHERE a % 5 = 0;
+CREATE FUNCTION layout_intact(OUT rows bigint, OUT b boolean, OUT c boolean, OUT d numeric) LANGUAGE sql AS $$
+    SELECT count(*), bool_and(l.b = repeat(chr(33 + l.a::int % 90), l.a::int)),
+        bool_and(l.c = noise(CASE WHEN l.a % 3 = 0 THEN -l.a ELSE l.a END::int, 9000)), sum(l.d::numeric)
+    FROM alter_table.layout l
+$$;
+BEGIN;
+ALTER TABLE layout ALTER a TYPE bigint, ALTER d TYPE text;
+SELECT * FROM layout_intact();
+ROLLBACK;
+SELECT * FROM layout_intact();
+VACUUM layout;
+INSERT INTO layout SELECT i, repeat(chr(33 + i % 90), i), noise(CASE WHEN i % 3 = 0 THEN -i ELSE i END, 9000), 0 FROM generate_series(121, 160) i;
+SELECT * FROM layout_intact();
+ALTER TABLE layout ALTER a TYPE bigint, ALTER d TYPE text;
+SELECT * FROM layout_intact();
+
 -- Storage parameters, statistics targets, comments, owner, replica identity, cluster marker.
 ALTER TABLE heavy SET (fillfactor = 70, autovacuum_enabled = off);
 ALTER TABLE heavy ALTER b SET STATISTICS 10, ALTER b SET STORAGE EXTERNAL;

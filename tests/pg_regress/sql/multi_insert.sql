@@ -66,3 +66,17 @@ DELETE FROM bulk WHERE i % 10 <> 0;
 VACUUM bulk;
 INSERT INTO bulk SELECT i, noise(i, 100) FROM generate_series(1, 3010) i WHERE i % 10 <> 0;
 SELECT count(*), sum(i), bool_and(filler = noise(i, 100)) FROM bulk;
+
+-- Rows for which no page with rows in it has the room that fillfactor keeps free.
+SET statement_timeout = '60s';
+CREATE TABLE roomy (id int, body text) WITH (fillfactor = 10);
+ALTER TABLE roomy ALTER body SET STORAGE PLAIN;
+INSERT INTO roomy VALUES (0, '');
+INSERT INTO roomy SELECT i, repeat('x', 3600) FROM generate_series(1, 40) i;
+INSERT INTO roomy VALUES (41, '');
+UPDATE roomy SET body = repeat('y', 3700) WHERE id % 3 = 0;
+DELETE FROM roomy WHERE id % 2 = 1;
+VACUUM roomy;
+INSERT INTO roomy SELECT i, repeat('z', 3600) FROM generate_series(100, 139) i;
+SELECT count(*), sum(length(body)) FROM roomy;
+RESET statement_timeout;

@@ -164,3 +164,19 @@ CREATE TEMP TABLE t (other text);
 INSERT INTO t VALUES ('new session');
 TABLE t;
 DROP SCHEMA temporary CASCADE;
+
+-- VACUUM cleans indexes of any size in this session: no other one sees them.
+CREATE TEMP TABLE parallel_temp AS SELECT i AS id, i % 1000 AS other FROM generate_series(1, 60000) i;
+CREATE INDEX ON parallel_temp (id);
+CREATE INDEX ON parallel_temp (other);
+DELETE FROM parallel_temp WHERE id % 3 = 0;
+SET min_parallel_index_scan_size = 0;
+VACUUM parallel_temp;
+DELETE FROM parallel_temp WHERE id % 3 = 1;
+VACUUM (PARALLEL 2) parallel_temp;
+SET enable_seqscan = off;
+SELECT count(*) FROM parallel_temp WHERE id > 0;
+SELECT count(*) FROM parallel_temp WHERE other >= 0;
+RESET enable_seqscan;
+RESET min_parallel_index_scan_size;
+DROP TABLE parallel_temp;
