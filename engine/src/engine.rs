@@ -90,7 +90,8 @@ impl Engine {
         let header = cache.header();
         header.set_worker_state(WorkerState::Starting);
         cache.begin_generation();
-        let store = Store::open(&config.directory, &config.store)?;
+        let automatic_compaction = header.compaction_stopped.load(Ordering::Acquire) == 0;
+        let store = Store::open(&config.directory, &StoreOptions { automatic_compaction, ..config.store.clone() })?;
         let restored = restore::restore(&cache, &store, &config)?;
         let from = restored.mark.lsn;
         let shared = Arc::new(Shared::new(cache, store, config, restored.quarantine, from));

@@ -450,3 +450,26 @@ fn source_is_taken_apart_rightly() {
     assert_eq!(ends, [Some(text.find("\nfn b").unwrap()), None, Some(text.len() - 1)]);
     assert_eq!(without_tests("a #[cfg(test)] mod t { b } c").split_whitespace().collect::<Vec<_>>(), ["a", "c"]);
 }
+
+/// Details and hints of errors are sentences, as Postgres' style guide asks.
+#[test]
+fn details_and_hints_are_sentences() {
+    let mut broken = Vec::new();
+    for path in files_ending(".rs").into_iter().filter(|path| path.starts_with("pg/") || path.starts_with("engine/src/")) {
+        let text = read(&path);
+        for call in ["with_detail(", "with_hint("] {
+            for (at, _) in text.match_indices(call) {
+                let argument = text[at + call.len()..].trim_start();
+                let argument = argument.strip_prefix("format!(").unwrap_or(argument).trim_start();
+                let Some(literal) = argument.strip_prefix('"') else { continue };
+                let escaped = |end: usize| literal[..end].ends_with('\\');
+                let end = literal.match_indices('"').map(|(end, _)| end).find(|end| !escaped(*end));
+                let sentence = &literal[..end.expect("a string literal ends")];
+                if sentence.starts_with(|first: char| first.is_lowercase()) || !sentence.ends_with('.') {
+                    broken.push(format!("{path}: {sentence}"));
+                }
+            }
+        }
+    }
+    report("a detail or hint begins with a capital letter and ends with a full stop", broken);
+}

@@ -10,8 +10,9 @@ use crate::error::{OrRaise, raise as raise_error};
 use crate::ffi::interrupts::BackendWait;
 use crate::shmem::engine_cache;
 
-/// How long a store may refuse writes before a wait for it ends in an error.
-const STORE_FAILURE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a store may refuse writes before a wait for it ends in an error: longer than it takes to notice that there is room
+/// again, which RocksDB looks for every five seconds.
+const STORE_FAILURE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Waits until everything that was logged before the call is durable in the store.
 #[pg_extern]

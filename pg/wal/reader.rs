@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use kalamdb_engine::ids::Lsn;
-use kalamdb_engine::{Error, ErrorKind};
+use kalamdb_engine::{Error, ErrorKind, sentence};
 use pgrx::pg_sys;
 
 use super::{MessageHead, PREFIX, RM_LOGICALMSG, XLOG_LOGICAL_MESSAGE};
@@ -158,7 +158,7 @@ fn missing(position: Lsn, error: SqlError) -> SqlError {
 #[cold]
 fn missing_log(position: Lsn, detail: String) -> SqlError {
     Error::new(ErrorKind::StorageMissing, format!("write-ahead log from {position} on is missing, which the KalamDB store needs"))
-        .with_detail(detail)
+        .with_detail(sentence(detail))
         .with_hint("Restore the cluster from a backup, or put the missing segments back into pg_wal and restart the server.")
         .into()
 }
@@ -171,5 +171,8 @@ fn unreadable(position: Lsn, message: *const std::ffi::c_char) -> SqlError {
         // SAFETY: Postgres' message buffer is a string that ends with a zero byte.
         unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned()
     };
-    Error::corrupt(format!("could not read the write-ahead log behind {position}")).with_detail(detail).into()
+    Error::corrupt(format!("could not read the write-ahead log behind {position}"))
+        .with_detail(sentence(detail))
+        .with_hint("Restore the cluster from a backup, or put sound segments into pg_wal and restart the server.")
+        .into()
 }

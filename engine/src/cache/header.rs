@@ -116,6 +116,8 @@ pub struct Header {
     pub state_changed: AtomicU32,
     /// Why the store refuses writes at the moment; 0 when it takes them.
     store_failing: AtomicU32,
+    /// Whether the store is used without compaction, as that met a damaged file; 0 or 1, until the mapping is made anew.
+    pub compaction_stopped: AtomicU32,
     pub(super) storage_latch: Latch,
     failure_latch: Latch,
     /// Event counters.

@@ -158,7 +158,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(5);
+    const LONGEST: Duration = Duration::from_secs(3);
     /// RocksDB mends a full disk by itself; other failures of the device leave it closed for writing until it is opened anew.
     const ATTEMPTS: u32 = 12;
 
@@ -176,6 +176,12 @@ impl Backoff {
     pub(super) fn failed(&mut self, shared: &Shared, error: &Error) {
         self.failures += 1;
         shared.store_failed(error);
+        let compaction_stopped = &shared.cache.header().compaction_stopped;
+        if error.kind() == ErrorKind::Corrupt && compaction_stopped.swap(1, Ordering::AcqRel) == 0 {
+            // A compaction met a damaged file, which ends all writing until the store is opened anew.
+            shared.fail(&format!("compaction stops until the server is restarted: {error}"));
+            return;
+        }
         if error.kind() != ErrorKind::DiskFull && self.failures >= Backoff::ATTEMPTS {
             shared.fail(&error.to_string());
             return;

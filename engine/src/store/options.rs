@@ -11,6 +11,8 @@ pub struct StoreOptions {
     pub write_buffer_bytes: usize,
     /// Size of the cache of uncompressed blocks.
     pub block_cache_bytes: usize,
+    /// Whether RocksDB merges files by itself. Without it reads get slower with every flush, and nothing else.
+    pub automatic_compaction: bool,
     /// Threads that flush and compact.
     pub background_jobs: i32,
     /// Table files open at one time; must leave the process room for its own.
@@ -19,7 +21,13 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { write_buffer_bytes: 64 * MIB, block_cache_bytes: 64 * MIB, background_jobs: 2, open_files: 512 }
+        StoreOptions {
+            write_buffer_bytes: 64 * MIB,
+            block_cache_bytes: 64 * MIB,
+            automatic_compaction: true,
+            background_jobs: 2,
+            open_files: 512,
+        }
     }
 }
 
@@ -65,6 +73,7 @@ impl StoreOptions {
         options.set_bottommost_compression_type(DBCompressionType::Zstd);
         // Window bits and strategy are zstd's own; level 3, no dictionary.
         options.set_bottommost_compression_options(-14, 3, 0, 0, true);
+        self.choose_compaction(&mut options);
         options
     }
 
@@ -82,7 +91,17 @@ impl StoreOptions {
         options.set_block_based_table_factory(&checked_table(block_cache));
         options.set_write_buffer_size(4 * MIB);
         options.set_compression_type(DBCompressionType::Lz4);
+        self.choose_compaction(&mut options);
         options
+    }
+
+    fn choose_compaction(&self, options: &mut Options) {
+        if !self.automatic_compaction {
+            options.set_disable_auto_compactions(true);
+            // Files that nobody merges must not hold up writes.
+            options.set_level_zero_slowdown_writes_trigger(i32::MAX);
+            options.set_level_zero_stop_writes_trigger(i32::MAX);
+        }
     }
 }
 

@@ -50,7 +50,7 @@ SELECT * FROM kalam.table_stats(NULL);
 SELECT count(*) FROM kalam.table_stats(4294967295::oid);
 
 -- The view has them all.
-SELECT tablename, access_method, blocks, hot_bytes > 0 AS has_rows, index_bytes > 0 AS has_index
+SELECT tablename, access_method, blocks, hot_bytes IS NOT NULL AS has_size, index_bytes > 0 AS has_index
 FROM kalam.tables WHERE schemaname = 'table_stats' ORDER BY tablename;
 
 -- Anybody may ask who can name the table, as for pg_relation_size().
