@@ -65,19 +65,21 @@ impl Wait for BackendWait {
     }
 }
 
-unsafe extern "C-unwind" {
-    /// Whether the postmaster lives; asks the operating system.
-    fn PostmasterIsAliveInternal() -> bool;
+/// Whether the postmaster lives; asks the operating system.
+pub fn postmaster_is_alive() -> bool {
+    unsafe extern "C-unwind" {
+        fn PostmasterIsAliveInternal() -> bool;
+    }
+    // SAFETY: reads a pipe without waiting.
+    unsafe { PostmasterIsAliveInternal() }
 }
 
 /// Ends the process when the postmaster is gone, as every wait of Postgres does: the worker is gone then too, and nobody will
 /// end the wait. The shared memory is of no use to anybody any more.
 fn exit_without_postmaster() {
-    // SAFETY: asks the operating system; leaving runs the process' own exit callbacks.
-    unsafe {
-        if !PostmasterIsAliveInternal() {
-            pg_sys::proc_exit(1);
-        }
+    if !postmaster_is_alive() {
+        // SAFETY: leaving runs the process' own exit callbacks.
+        unsafe { pg_sys::proc_exit(1) };
     }
 }
 

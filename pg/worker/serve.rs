@@ -14,6 +14,7 @@ use super::slot::Slot;
 use super::{directory, signals, sweeper};
 use crate::error::SqlError;
 use crate::ffi::interrupts::check_for_interrupts;
+use crate::ffi::interrupts::postmaster_is_alive;
 use crate::{settings, wal};
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -55,11 +56,7 @@ pub struct Server {
 
 /// Ends the process if the postmaster is gone.
 pub fn leave_with_postmaster() {
-    unsafe extern "C-unwind" {
-        fn PostmasterIsAliveInternal() -> bool;
-    }
-    // SAFETY: the worker is a child of the postmaster; the call reads a pipe without waiting.
-    if !unsafe { PostmasterIsAliveInternal() } {
+    if !postmaster_is_alive() {
         // Nothing needs to be saved: the log has everything.
         // SAFETY: ends the process.
         unsafe { libc::_exit(1) };
