@@ -94,6 +94,7 @@ struct Walk<'a> {
     pin: &'a Pin,
     page: Page<'a>,
     block: u32,
+    hint_lsn: Lsn,
     serializable: bool,
     vistest: *mut pg_sys::GlobalVisState,
     /// Whether the caller wants to know that everything is dead.
@@ -104,7 +105,7 @@ impl ChainVisitor for Walk<'_> {
     #[inline]
     fn visible(&mut self, offset: u16, header: &mut Header) -> bool {
         let mut hints = 0;
-        let seen = self.view.sees(header, Tid::new(self.block, offset), self.page.lsn(), &mut hints);
+        let seen = self.view.sees(header, Tid::new(self.block, offset), self.hint_lsn, &mut hints);
         if hints != 0 {
             header.infomask |= hints;
             self.pin.set_hint(self.page.line(offset).offset() + INFOMASK, hints);
@@ -145,6 +146,7 @@ pub struct ChainHit {
 /// Finds the version of a chain that a snapshot sees; the page is latched by the caller.
 pub fn search_chain(
     rel: pg_sys::Relation,
+    storage: &Storage,
     view: &SnapshotView,
     pin: &Pin,
     page: Page<'_>,
@@ -154,7 +156,9 @@ pub fn search_chain(
 ) -> ChainHit {
     // SAFETY: the scan's own relation and snapshot.
     let serializable = view.is_mvcc() && unsafe { needs_conflict_checks(rel, view) };
-    let mut walk = Walk { rel, view, pin, page, block: root.block, serializable, vistest: std::ptr::null_mut(), wants_dead };
+    let hint_lsn = storage.hint_lsn(page);
+    let mut walk =
+        Walk { rel, view, pin, page, block: root.block, hint_lsn, serializable, vistest: std::ptr::null_mut(), wants_dead };
     let found = hot_search(page, root.offset, first, &mut walk);
     ChainHit { found: found.found, all_dead: found.all_dead }
 }
@@ -256,7 +260,7 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
             let guard = pin.get().shared(&wait).or_raise();
             let page = guard.page();
             let start = if *call_again { Tid::new(root.block, fetch.last) } else { root };
-            let hit = search_chain(rel, &fetch.view, pin.get(), page, start, !*call_again, !all_dead.is_null());
+            let hit = search_chain(rel, &fetch.storage, &fetch.view, pin.get(), page, start, !*call_again, !all_dead.is_null());
             let place = hit.found.and_then(|offset| version_place(pin.get(), page, offset));
             (hit, place)
         };
@@ -348,7 +352,7 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
             let Some(version) = page.version(tid.offset) else { return false };
             let header = version.header();
             let mut hints = 0;
-            let seen = view.sees(&header, tid, page.lsn(), &mut hints);
+            let seen = view.sees(&header, tid, storage.hint_lsn(page), &mut hints);
             if hints != 0 {
                 pin.set_hint(page.line(tid.offset).offset() + INFOMASK, hints);
             }
