@@ -328,6 +328,26 @@ fn a_lost_directory_is_refused_while_the_cache_lives() {
 }
 
 #[test]
+fn a_new_store_does_not_repeat_the_numbers_of_a_lost_one() {
+    let mut cluster = Cluster::new(11);
+    let old = create_storage(&cluster.memory.cache, &cluster.log, relation(1));
+    cluster.log.flush();
+    cluster.engine = None;
+    cluster.memory = Memory::create(&cluster.directory.path().join("memory_of_new"), FRAMES);
+    cluster.start(cluster.directory.path().join("new"));
+    let new = create_storage(&cluster.memory.cache, &cluster.log, relation(2));
+    assert!(new > old, "{new:?} after {old:?}");
+    cluster.log.flush();
+    cluster.engine = None;
+    // The old store comes back: it learns of the new storage as of another one.
+    cluster.memory = Memory::create(&cluster.directory.path().join("memory_of_old"), FRAMES);
+    cluster.start(cluster.store());
+    let table = cluster.memory.cache.storages();
+    let found = [1, 2].map(|number| table.find(&relation(number)).map(|place| table.at(place).id()));
+    assert_eq!(found, [Some(old), Some(new)]);
+}
+
+#[test]
 fn records_that_cannot_be_are_errors() {
     let mut cluster = Cluster::new(3);
     cluster.change();
@@ -339,6 +359,6 @@ fn records_that_cannot_be_are_errors() {
     let after = Lsn(from.0 + 100);
     assert_eq!(engine.replay(after, &[77, 1, 2], &WaitForever).unwrap_err().kind(), ErrorKind::Corrupt);
     let mut record = RecordBuilder::new();
-    record.page(PageKey::block(StorageId(900), 0)).init(kalamdb_engine::page::PageKind::Data, 0);
+    record.page(PageKey::block(StorageId(900_000), 0)).init(kalamdb_engine::page::PageKind::Data, 0);
     assert_eq!(engine.replay(after, record.bytes(), &WaitForever).unwrap_err().kind(), ErrorKind::Corrupt);
 }
