@@ -120,7 +120,9 @@ impl Writer<'_> {
         let purged = self.purge_vanished(&mut dirty).and_then(|purged| self.write_back(&mut dirty).map(|_| purged));
         self.dirty = dirty;
         let purged = purged?;
-        let durable = self.write_mark(request.position)?;
+        // A mark beyond the log on disk would, after a crash, speak for records that come to stand there later.
+        let flushed = self.await_flush(request.position);
+        let durable = self.write_mark(request.position.min(flushed))?;
         stop_point::reached("mark written");
         let written = std::mem::take(&mut self.written_to);
         self.shared.checkpoints.hand_over(Flush { request, durable, purged, written });
