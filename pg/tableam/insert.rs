@@ -43,6 +43,8 @@ pub struct NewTuple {
     pub tuple: pg_sys::HeapTuple,
     /// The tuple as the caller's slot has it.
     shown: pg_sys::HeapTuple,
+    /// The large values moved out of it.
+    values: Vec<u32>,
 }
 
 impl NewTuple {
@@ -57,7 +59,7 @@ impl NewTuple {
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
             (*slot).tts_tableOid = (*rel).rd_id;
             (*tuple).t_tableOid = (*rel).rd_id;
-            let mut new = NewTuple { tuple, shown: tuple };
+            let mut new = NewTuple { tuple, shown: tuple, values: Vec::new() };
             if values::needs_move(rel, tuple) {
                 new.move_out(rel, storage);
             }
@@ -76,7 +78,7 @@ impl NewTuple {
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
             (*slot).tts_tableOid = (*rel).rd_id;
             (*tuple).t_tableOid = (*rel).rd_id;
-            NewTuple { tuple, shown: tuple }
+            NewTuple { tuple, shown: tuple, values: Vec::new() }
         }
     }
 
@@ -86,11 +88,17 @@ impl NewTuple {
     /// The tuple is a row of `rel`; no latch is held.
     pub unsafe fn move_out(&mut self, rel: pg_sys::Relation, storage: &Storage) {
         // SAFETY: see above.
-        self.tuple = unsafe { values::move_out(rel, storage, self.tuple) };
+        let moved = unsafe { values::move_out(rel, storage, self.tuple) };
+        (self.tuple, self.values) = (moved.tuple, moved.values);
         let len = self.version_len();
         if len > MAX_VERSION {
             raise(Error::new(ErrorKind::LimitExceeded, format!("row is too big: size {len}, maximum size {MAX_VERSION}")));
         }
+    }
+
+    /// Notes that the row is stored, and with it the references to its large values.
+    pub fn placed(&self, storage: &Storage) {
+        values::placed(storage, &self.values);
     }
 
     /// Tells the caller's tuple what became of it, as RETURNING and triggers look at its system columns.
@@ -195,6 +203,7 @@ unsafe fn insert_row(
         }
         let tid = place(&mut page, &header, new.body());
         drop(page);
+        new.placed(&storage);
         let pointer = item_pointer(tid);
         new.show(&header, tid);
         (*slot).tts_tid = pointer;
@@ -299,6 +308,7 @@ pub unsafe extern "C-unwind" fn multi_insert(
             for (row, tid) in tids.iter().enumerate() {
                 let pointer = item_pointer(*tid);
                 let stored = &rows[done + row];
+                stored.placed(&storage);
                 stored.show(&stored.header(xid, cid, tid.block, frozen), *tid);
                 (*slots[done + row]).tts_tid = pointer;
                 (*slots[done + row]).tts_tableOid = (*rel).rd_id;

@@ -158,7 +158,10 @@ fn forget_files(for_commit: bool) {
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT => forget_files(true),
-        pg_sys::XactEvent::XACT_EVENT_ABORT => forget_files(false),
+        pg_sys::XactEvent::XACT_EVENT_ABORT => {
+            super::values::release_unplaced();
+            forget_files(false);
+        }
         _ => {}
     }
 }
@@ -170,6 +173,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
     _arg: *mut std::ffi::c_void,
 ) {
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        super::values::release_unplaced();
         forget_files(false);
     }
 }

@@ -69,6 +69,7 @@ pub unsafe extern "C-unwind" fn tuple_update(
         let updated = update.run(&columns, &mut new, crosscheck, wait, &mut *lock_mode);
         match updated {
             Ok((new_tid, heap_only)) => {
+                new.placed(&update.storage);
                 (*slot).tts_tid = item_pointer(new_tid);
                 *update_indexes = !heap_only;
                 pg_sys::pgstat_count_heap_update(rel, heap_only);
