@@ -119,8 +119,8 @@ unsafe fn pointer_of(value: *const u8) -> Option<Pointer> {
 /// Whether a tuple has values that cannot stay in it.
 ///
 /// # Safety
-/// `tuple` is a row of `rel`.
-pub unsafe fn needs_move(_rel: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> bool {
+/// `tuple` is whole.
+pub unsafe fn needs_move(tuple: pg_sys::HeapTuple) -> bool {
     // SAFETY: see above.
     unsafe { (*(*tuple).t_data).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0 || (*tuple).t_len as usize > INLINE_MAX }
 }

@@ -11,7 +11,7 @@ mod options;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rocksdb::{ColumnFamily, DB, FlushOptions, IteratorMode, Range, ReadOptions, properties};
+use rocksdb::{ColumnFamily, DB, FlushOptions, IteratorMode, Range, ReadOptions};
 
 pub use batch::Batch;
 pub use format::DurableMark;
@@ -31,27 +31,6 @@ const META: &str = "meta";
 pub struct Store {
     db: DB,
     directory: PathBuf,
-}
-
-/// What RocksDB says about itself, in bytes and counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoreStatistics {
-    /// Bytes of all live table files.
-    pub table_file_bytes: u64,
-    /// Bytes of pages that are in memory and not yet in a table file.
-    pub write_buffer_bytes: u64,
-    /// Bytes that compaction still has to rewrite.
-    pub pending_compaction_bytes: u64,
-    /// Estimated number of stored pages.
-    pub pages: u64,
-    /// Flushes running now.
-    pub running_flushes: u64,
-    /// Compactions running now.
-    pub running_compactions: u64,
-    /// Bytes in the block cache.
-    pub block_cache_bytes: u64,
-    /// Failures of flushes and compactions since the store was opened.
-    pub background_errors: u64,
 }
 
 impl Store {
@@ -170,22 +149,6 @@ impl Store {
         self.db
             .delete_file_in_range_cf(self.pages_family(), from, to)
             .map_err(|error| failure::using("delete the files of a removed table", error))
-    }
-
-    /// What RocksDB says about itself.
-    pub fn statistics(&self) -> StoreStatistics {
-        let pages = |name| self.db.property_int_value_cf(self.pages_family(), name).ok().flatten().unwrap_or(0);
-        let all = |name| pages(name) + self.db.property_int_value_cf(self.meta_family(), name).ok().flatten().unwrap_or(0);
-        StoreStatistics {
-            table_file_bytes: all(properties::LIVE_SST_FILES_SIZE),
-            write_buffer_bytes: all(properties::CUR_SIZE_ALL_MEM_TABLES),
-            pending_compaction_bytes: all(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
-            pages: pages(properties::ESTIMATE_NUM_KEYS),
-            running_flushes: pages(properties::NUM_RUNNING_FLUSHES),
-            running_compactions: pages(properties::NUM_RUNNING_COMPACTIONS),
-            block_cache_bytes: pages(properties::BLOCK_CACHE_USAGE),
-            background_errors: pages(properties::BACKGROUND_ERRORS),
-        }
     }
 
     /// Makes everything durable if the device lets it, then ends RocksDB's background work; after it nothing can be written.

@@ -21,7 +21,7 @@ mod vacuum;
 #[cfg(test)]
 mod tests;
 
-pub use dirty::{DirtyInfo, satisfies_any, satisfies_dirty, satisfies_self};
+pub use dirty::{DirtyInfo, satisfies_dirty, satisfies_self};
 pub use freeze::{FreezeLimits, FreezeTracker, MultiMember, MultiMembers, needs_eventual_freeze, plan_freeze, would_freeze};
 pub use mvcc::satisfies_mvcc;
 pub use snapshot::{PlainSnapshot, Snapshot};
