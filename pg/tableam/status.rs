@@ -180,21 +180,12 @@ impl SnapshotView {
                 seen
             }
             SNAPSHOT_NON_VACUUMABLE => {
-                let mut dead_after = 0;
-                let state = visibility::satisfies_vacuum_horizon(header, &PostgresStatus, lsn, hints, &mut dead_after);
-                self.non_vacuumable(state, dead_after)
+                visibility::satisfies_non_vacuumable(header, &PostgresStatus, lsn, hints, |deleter| {
+                    // SAFETY: a non-vacuumable snapshot carries the horizon to test against.
+                    unsafe { pg_sys::GlobalVisTestIsRemovableXid((*self.raw).vistest, narrow(deleter)) }
+                })
             }
             _ => visibility::satisfies_mvcc(header, self, &PostgresStatus, lsn, hints),
-        }
-    }
-
-    fn non_vacuumable(&self, state: kalamdb_engine::page::TupleState, dead_after: Xid) -> bool {
-        use kalamdb_engine::page::TupleState;
-        match state {
-            TupleState::Dead => false,
-            // SAFETY: a non-vacuumable snapshot carries the horizon to test against.
-            TupleState::RecentlyDead => unsafe { !pg_sys::GlobalVisTestIsRemovableXid((*self.raw).vistest, narrow(dead_after)) },
-            _ => true,
         }
     }
 }

@@ -35,6 +35,10 @@ pub struct Store {
 
 impl Store {
     /// Opens the store in `directory`, creating both if they are missing.
+    ///
+    /// # Errors
+    /// `StorageMissing` when the directory cannot be used, `Unsupported` when a newer version wrote it, `Unavailable` when another
+    /// process has it open, `Corrupt`, `DiskFull` or `Io` from RocksDB.
     pub fn open(directory: &Path, options: &StoreOptions) -> Result<Store> {
         prepare_directory(directory)?;
         let block_cache = options.block_cache();
@@ -59,11 +63,17 @@ impl Store {
     }
 
     /// The durable mark; none in a store that was just created.
+    ///
+    /// # Errors
+    /// `Corrupt` when the value has no valid form; those of RocksDB.
     pub fn mark(&self) -> Result<Option<DurableMark>> {
         self.meta(format::KEY_MARK)?.map(|value| DurableMark::decode(&value)).transpose()
     }
 
     /// The next storage id that was never given out, as of the durable mark.
+    ///
+    /// # Errors
+    /// As [`Store::mark`].
     pub fn next_storage_id(&self) -> Result<StorageId> {
         match self.meta(format::KEY_NEXT_STORAGE)? {
             Some(value) => format::decode_storage_id(&value),
@@ -72,6 +82,9 @@ impl Store {
     }
 
     /// The descriptors of all storages, in the order of their ids.
+    ///
+    /// # Errors
+    /// As [`Store::mark`].
     pub fn storages(&self) -> Result<Vec<StorageInfo>> {
         self.meta_entries("the storages' descriptors", format::KEY_STORAGE, |key, value| {
             format::decode_storage_key(key).map(|id| format::decode_storage(id, value))
@@ -79,11 +92,17 @@ impl Store {
     }
 
     /// The pages that are known to be lost.
+    ///
+    /// # Errors
+    /// As [`Store::mark`].
     pub fn quarantine(&self) -> Result<Vec<PageKey>> {
         self.meta_entries("the list of lost pages", format::KEY_QUARANTINE, |key, _| format::decode_quarantine_key(key).map(Ok))
     }
 
     /// Reads the compact image of a page into `image`; false, and an empty image, when the store does not have the page.
+    ///
+    /// # Errors
+    /// `Corrupt` when the stored bytes or their file are damaged or gone; `Io` and others from RocksDB.
     pub fn read_page(&self, key: PageKey, image: &mut Vec<u8>) -> Result<bool> {
         image.clear();
         let value =
@@ -118,6 +137,9 @@ impl Store {
     }
 
     /// Makes everything that was written so far durable, all column families as one.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Corrupt` or `Io`; what was not flushed stays in memory, and another call tries again.
     pub fn flush(&self) -> Result<()> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
@@ -144,6 +166,9 @@ impl Store {
     }
 
     /// Gives back the table files that hold nothing but a removed storage's pages; the removal has been flushed.
+    ///
+    /// # Errors
+    /// Those of RocksDB; compaction removes the pages later then.
     pub fn reclaim(&self, storage: StorageId) -> Result<()> {
         let (from, to) = format::storage_range(storage);
         self.db
@@ -157,6 +182,9 @@ impl Store {
     }
 
     /// Makes a directory with what a crash at this moment would leave: links to the table files, nothing that is not flushed.
+    ///
+    /// # Errors
+    /// Those of RocksDB, also when the directory exists.
     pub fn link_durable(&self, to: &Path) -> Result<()> {
         // With this bound for its log RocksDB flushes nothing before.
         rocksdb::checkpoint::Checkpoint::new(&self.db)
