@@ -58,7 +58,7 @@ impl LatchedRow {
             return state;
         }
         let mut hints = 0;
-        let seen = SnapshotView::new(crosscheck).sees(&self.header, self.tid, Lsn::INVALID, &mut hints);
+        let seen = SnapshotView::new(crosscheck).sees(&self.header, Lsn::INVALID, &mut hints);
         if seen { state } else { TmResult::Updated }
     }
 
