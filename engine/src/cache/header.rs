@@ -78,7 +78,6 @@ pub struct Header {
     pub(super) layout_version: AtomicU32,
     pub(super) frames: AtomicU32,
     pub(super) storages: AtomicU32,
-    pub(super) buckets: AtomicU32,
     /// Raised each time a worker starts.
     pub generation: AtomicU32,
     worker_state: AtomicU32,
