@@ -53,14 +53,10 @@ impl NewTuple {
     /// # Safety
     /// `slot` holds a row of `rel`.
     pub unsafe fn from_slot(rel: pg_sys::Relation, storage: &Storage, slot: *mut pg_sys::TupleTableSlot) -> NewTuple {
-        // SAFETY: forms or fetches the tuple; a formed one stays until the caller's memory context is reset.
+        // SAFETY: see above.
         unsafe {
-            let mut should_free = false;
-            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
-            (*slot).tts_tableOid = (*rel).rd_id;
-            (*tuple).t_tableOid = (*rel).rd_id;
-            let mut new = NewTuple { tuple, shown: tuple, values: Vec::new() };
-            if values::needs_move(rel, tuple) {
+            let mut new = NewTuple::unmoved(rel, slot);
+            if values::needs_move(new.tuple) {
                 new.move_out(rel, storage);
             }
             new
@@ -72,7 +68,7 @@ impl NewTuple {
     /// # Safety
     /// `slot` holds a row of `rel`.
     pub unsafe fn unmoved(rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot) -> NewTuple {
-        // SAFETY: as in `from_slot`.
+        // SAFETY: forms or fetches the tuple; a formed one stays until the caller's memory context is reset.
         unsafe {
             let mut should_free = false;
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);

@@ -13,10 +13,10 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::change::{change_page, log_only, note_storage};
 use super::status::current_xid;
-use super::storage::{NO_BACKEND, Storage, file_of_node, relation_file};
+use super::storage::{Storage, file_of_node, relation_file};
 use super::{raw, temporary};
 use crate::error::OrRaise;
-use crate::ffi::compat;
+use crate::ffi::compat::{self, NO_BACKEND};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::shmem::{engine_cache, known_cache};
 

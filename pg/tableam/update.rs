@@ -183,7 +183,7 @@ impl Update {
     /// Writes both versions, in one page or in two.
     fn store(&self, mut row: LatchedRow, new: &mut NewTuple, modified: Modified, mode: LockTupleMode::Type) -> (Tid, bool) {
         // SAFETY: the tuple is the executor's new row.
-        let moves_out = unsafe { values::needs_move(self.rel, new.tuple) };
+        let moves_out = unsafe { values::needs_move(new.tuple) };
         let carried = Carried::of(&row.header);
         if !moves_out && row.page.page().has_room(new.version_len()) {
             self.check_serializable();

@@ -5,6 +5,7 @@
 //! that leaves a value alone shares it, and pruning the last version frees it.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 
 use kalamdb_engine::cache::Wait;
 use kalamdb_engine::ids::{PageKey, PageNumber};
@@ -121,8 +122,8 @@ unsafe fn pointer_of(value: *const u8) -> Option<Pointer> {
 /// Whether a tuple has values that cannot stay in it.
 ///
 /// # Safety
-/// `tuple` is a row of `rel`.
-pub unsafe fn needs_move(_rel: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> bool {
+/// `tuple` is whole.
+pub unsafe fn needs_move(tuple: pg_sys::HeapTuple) -> bool {
     // SAFETY: see above.
     unsafe { (*(*tuple).t_data).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0 || (*tuple).t_len as usize > INLINE_MAX }
 }
@@ -215,6 +216,16 @@ unsafe fn row_len(descriptor: pg_sys::TupleDesc, columns: &Columns) -> usize {
         }
 }
 
+/// The number of the table's next large value; none is given out twice.
+fn next_number(rel: pg_sys::Relation, storage: &Storage) -> Result<u32> {
+    let next = |number: u32| number.checked_add(1);
+    storage.descriptor.next_value.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_err(|_| {
+        Error::new(ErrorKind::LimitExceeded, format!("table \"{}\" has stored too many large values", relation_name(rel)))
+            .with_detail("A table numbers 4,294,967,294 of them.")
+            .with_hint("VACUUM FULL numbers them anew.")
+    })
+}
+
 /// Stores a value in overflow pages; returns the pointer that stands for it.
 unsafe fn store(
     rel: pg_sys::Relation,
@@ -225,14 +236,7 @@ unsafe fn store(
 ) -> Result<pg_sys::Datum> {
     // SAFETY: `value` is a plain, short or compressed varlena.
     let (bytes, rawsize, extinfo) = unsafe { stored_form(value) };
-    let number = storage.descriptor.next_value.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    if number == u32::MAX {
-        return Err(Error::new(
-            ErrorKind::LimitExceeded,
-            format!("table \"{}\" has stored too many large values", relation_name(rel)),
-        )
-        .with_hint("VACUUM FULL numbers them anew."));
-    }
+    let number = next_number(rel, storage)?;
     note_unplaced(storage, number);
     stored.push(number);
     for (chunk, payload) in bytes.chunks(OVERFLOW_PAYLOAD).enumerate() {

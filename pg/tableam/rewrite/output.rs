@@ -212,7 +212,7 @@ impl Output {
     /// Adds a version to the page being filled; without a `next` one it is the last of its chain.
     unsafe fn store(&mut self, tuple: pg_sys::HeapTuple, header: &Header, next: Option<Tid>) -> Result<Tid> {
         // SAFETY: as in `add`; no latch is held.
-        let tuple = unsafe { if values::needs_move(self.new, tuple) { self.move_out(tuple) } else { tuple } };
+        let tuple = unsafe { if values::needs_move(tuple) { self.move_out(tuple) } else { tuple } };
         // SAFETY: the row stays until the memory for one row is reset.
         let (body, infomask, attributes) = unsafe {
             let data = &*(*tuple).t_data;
