@@ -217,6 +217,9 @@ impl<T, E: Into<SqlError>> OrRaise<T> for Result<T, E> {
 /// Runs a function that may end in a Postgres ERROR, and returns the ERROR as a value.
 ///
 /// Only for functions that raise no ERROR with a lock of Postgres taken: nobody would release it before the transaction ends.
+///
+/// # Errors
+/// The ERROR, or a panic of the function.
 pub fn catching<R>(run: impl FnOnce() -> R) -> Result<R, SqlError> {
     // SAFETY: counters of this process' only thread that runs Postgres code.
     let holdoff = unsafe { (pg_sys::InterruptHoldoffCount, pg_sys::QueryCancelHoldoffCount) };
@@ -232,6 +235,9 @@ pub fn catching<R>(run: impl FnOnce() -> R) -> Result<R, SqlError> {
 }
 
 /// As [`catching`], for a process without transactions: locks of Postgres that the function leaves behind are released.
+///
+/// # Errors
+/// As [`catching`].
 pub fn catching_all<R>(run: impl FnOnce() -> R) -> Result<R, SqlError> {
     let result = catching(run);
     if result.is_err() {

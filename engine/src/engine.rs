@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::cache::{Cache, Wait, WorkerState, futex, raise};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, PageKey, StorageId};
-use crate::store::{Store, StoreOptions, StoreStatistics};
+use crate::store::{Store, StoreOptions};
 
 use replay::Replay;
 use shared::Shared;
@@ -219,11 +219,6 @@ impl Engine {
     /// Rewrites a storage's stored pages: superseded versions go, the strongest compression is used. Takes as long as that takes.
     pub fn compact(&self, storage: StorageId) {
         self.shared.store.compact_storage(storage);
-    }
-
-    /// What the store says about itself.
-    pub fn store_statistics(&self) -> StoreStatistics {
-        self.shared.store.statistics()
     }
 
     /// Pages that are lost: reading them is an error.

@@ -22,7 +22,7 @@ pub enum ErrorKind {
     OutOfMemory,
     /// The operating system refused.
     Io,
-    /// The data directory cannot be used: missing rights, missing files, missing log.
+    /// The store, a storage or the log it needs is not there, may not be used, or belongs to another cluster.
     StorageMissing,
     /// Stored bytes do not have the form they must have.
     Corrupt,

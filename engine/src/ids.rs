@@ -7,8 +7,6 @@ pub type Xid = u64;
 
 /// The xid of nothing.
 pub const INVALID_XID: Xid = 0;
-/// The xid of rows written while the catalog is bootstrapped.
-pub const BOOTSTRAP_XID: Xid = 1;
 /// The xid that every snapshot sees.
 pub const FROZEN_XID: Xid = 2;
 

@@ -54,7 +54,8 @@ fn process() {
     assert_eq!(error.kind(), ErrorKind::DiskFull);
     assert!(error.detail().unwrap().contains("No space left") && error.hint().is_some());
     assert_eq!(engine.failure(), None);
-    assert_eq!(engine.durable(), durable);
+    // A flush small enough for what is left may still succeed; what was durable stays so.
+    assert!(engine.durable() >= durable);
 
     fs::remove_file(&ballast).unwrap();
     while header.is_store_failing() {

@@ -24,6 +24,7 @@ struct Cluster {
     purged: Vec<StorageId>,
     random: Random,
     generation: u32,
+    promised: Lsn,
     directory: tempfile::TempDir,
 }
 
@@ -43,6 +44,7 @@ impl Cluster {
             purged: Vec::new(),
             random: Random::new(seed),
             generation: 0,
+            promised: Lsn(0),
             directory,
         };
         cluster.start(cluster.store());
@@ -56,6 +58,8 @@ impl Cluster {
     fn start(&mut self, store: PathBuf) {
         let config = config(&store, &self.log);
         self.engine = Some(recover(self.memory.cache, config, &self.log).unwrap());
+        // What was published as durable may be cut off the log.
+        assert!(self.engine().durable() >= self.promised, "{} {}", self.engine().durable(), self.promised);
     }
 
     fn engine(&self) -> &Engine {
@@ -93,6 +97,12 @@ impl Cluster {
         let ticket = self.engine().checkpoint(|| self.log.position());
         self.engine().wait_complete(ticket, &self.wait()).unwrap();
         assert_eq!(self.engine().last_error(), None);
+    }
+
+    /// A checkpoint while nobody flushes the log: pages stay behind.
+    fn checkpoint_unserved(&self) {
+        let ticket = self.engine().checkpoint(|| self.log.position());
+        self.engine().wait_complete(ticket, &Patience::new()).unwrap();
     }
 
     fn purge(&mut self) {
@@ -134,20 +144,18 @@ impl Cluster {
     fn take_image(&mut self) {
         self.generation += 1;
         let engine = self.engine.take().unwrap();
+        self.promised = engine.durable();
         engine.link_durable(&self.store()).unwrap();
     }
 
     fn after_crash(&mut self) {
-        let lost: Vec<StorageId> = {
-            let known = Model::of(&self.log).storages;
-            self.storages.iter().filter(|id| !known.contains_key(id)).copied().collect()
-        };
-        // A storage whose creation was lost may still be in the table: no transaction of it can have committed.
-        for id in lost {
-            self.engine().purge(id);
-            self.storages.retain(|storage| *storage != id);
-        }
-        // One that was superseded by a lost creation is what the files have again, unless it is gone already.
+        // A storage whose creation was lost may still be in the table: no transaction of it can have committed. Or its id is free
+        // again, as nothing on disk has it.
+        let known = Model::of(&self.log).storages;
+        let lost = |id: &StorageId| !known.contains_key(id);
+        self.storages.iter().filter(|id| lost(id)).for_each(|id| self.engine().purge(*id));
+        self.storages.retain(|id| !lost(id));
+        self.purged.retain(|id| !lost(id));
         let model = self.model();
         assert_eq!(self.engine().quarantine(), []);
         model.check(&self.memory.cache, &self.wait());
@@ -170,7 +178,8 @@ proptest! {
                 6..12 => cluster.checkpoint(),
                 12..15 => cluster.create(),
                 15..17 => cluster.purge(),
-                17..20 => {
+                17..21 => cluster.checkpoint_unserved(),
+                21..24 => {
                     cluster.log.flush();
                 }
                 _ => (0..1 + step % 16).for_each(|_| cluster.change()),
@@ -328,6 +337,26 @@ fn a_lost_directory_is_refused_while_the_cache_lives() {
 }
 
 #[test]
+fn a_new_store_does_not_repeat_the_numbers_of_a_lost_one() {
+    let mut cluster = Cluster::new(11);
+    let old = create_storage(&cluster.memory.cache, &cluster.log, relation(1));
+    cluster.log.flush();
+    cluster.engine = None;
+    cluster.memory = Memory::create(&cluster.directory.path().join("memory_of_new"), FRAMES);
+    cluster.start(cluster.directory.path().join("new"));
+    let new = create_storage(&cluster.memory.cache, &cluster.log, relation(2));
+    assert!(new > old, "{new:?} after {old:?}");
+    cluster.log.flush();
+    cluster.engine = None;
+    // The old store comes back: it learns of the new storage as of another one.
+    cluster.memory = Memory::create(&cluster.directory.path().join("memory_of_old"), FRAMES);
+    cluster.start(cluster.store());
+    let table = cluster.memory.cache.storages();
+    let found = [1, 2].map(|number| table.find(&relation(number)).map(|place| table.at(place).id()));
+    assert_eq!(found, [Some(old), Some(new)]);
+}
+
+#[test]
 fn records_that_cannot_be_are_errors() {
     let mut cluster = Cluster::new(3);
     cluster.change();
@@ -339,6 +368,6 @@ fn records_that_cannot_be_are_errors() {
     let after = Lsn(from.0 + 100);
     assert_eq!(engine.replay(after, &[77, 1, 2], &WaitForever).unwrap_err().kind(), ErrorKind::Corrupt);
     let mut record = RecordBuilder::new();
-    record.page(PageKey::block(StorageId(900), 0)).init(kalamdb_engine::page::PageKind::Data, 0);
+    record.page(PageKey::block(StorageId(900_000), 0)).init(kalamdb_engine::page::PageKind::Data, 0);
     assert_eq!(engine.replay(after, record.bytes(), &WaitForever).unwrap_err().kind(), ErrorKind::Corrupt);
 }

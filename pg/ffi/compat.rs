@@ -40,7 +40,11 @@ pub unsafe fn with_spinlock<R>(lock: *mut pg_sys::slock_t, run: impl FnOnce() ->
     result
 }
 
-/// Path of a relation's main fork, relative to the data directory; the backend is -1 unless the relation is temporary.
+/// Postgres' number for the backend of a relation that all sessions can use (`InvalidBackendId`).
+pub const NO_BACKEND: i32 = -1;
+
+/// Path of a relation's main fork, relative to the data directory; the backend is [`NO_BACKEND`] unless the relation is
+/// temporary.
 fn main_fork_path(database: u32, tablespace: u32, relnumber: u32, backend: i32) -> CString {
     // SAFETY: plain numbers in, a string out.
     let path = unsafe {

@@ -11,8 +11,8 @@ use crate::ffi::interrupts::BackendWait;
 use crate::shmem::engine_cache;
 
 /// How long a store may refuse writes before a wait for it ends in an error: longer than it takes to notice that there is room
-/// again, which RocksDB looks for every five seconds.
-const STORE_FAILURE_LIMIT: Duration = Duration::from_secs(10);
+/// again, which RocksDB and the writer each look for every five seconds.
+const STORE_FAILURE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Waits until everything that was logged before the call is durable in the store.
 #[pg_extern]

@@ -15,9 +15,6 @@ use super::storage::Storage;
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
 
-/// Byte position of the infomask in a stored version.
-pub const INFOMASK: usize = 36;
-
 /// Puts a version into a slot, if it is there at all.
 ///
 /// # Safety
@@ -93,7 +90,6 @@ struct Walk<'a> {
     view: &'a SnapshotView,
     pin: &'a Pin,
     page: Page<'a>,
-    block: u32,
     hint_lsn: Lsn,
     serializable: bool,
     vistest: *mut pg_sys::GlobalVisState,
@@ -105,10 +101,10 @@ impl ChainVisitor for Walk<'_> {
     #[inline]
     fn visible(&mut self, offset: u16, header: &mut Header) -> bool {
         let mut hints = 0;
-        let seen = self.view.sees(header, Tid::new(self.block, offset), self.hint_lsn, &mut hints);
+        let seen = self.view.sees(header, self.hint_lsn, &mut hints);
         if hints != 0 {
             header.infomask |= hints;
-            self.pin.set_hint(self.page.line(offset).offset() + INFOMASK, hints);
+            self.pin.set_hint(self.page.line(offset).infomask_position(), hints);
         }
         if self.serializable {
             // SAFETY: the scan's own relation and snapshot.
@@ -157,8 +153,7 @@ pub fn search_chain(
     // SAFETY: the scan's own relation and snapshot.
     let serializable = view.is_mvcc() && unsafe { needs_conflict_checks(rel, view) };
     let hint_lsn = storage.hint_lsn(page);
-    let mut walk =
-        Walk { rel, view, pin, page, block: root.block, hint_lsn, serializable, vistest: std::ptr::null_mut(), wants_dead };
+    let mut walk = Walk { rel, view, pin, page, hint_lsn, serializable, vistest: std::ptr::null_mut(), wants_dead };
     let found = hot_search(page, root.offset, first, &mut walk);
     ChainHit { found: found.found, all_dead: found.all_dead }
 }
@@ -352,9 +347,9 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
             let Some(version) = page.version(tid.offset) else { return false };
             let header = version.header();
             let mut hints = 0;
-            let seen = view.sees(&header, tid, storage.hint_lsn(page), &mut hints);
+            let seen = view.sees(&header, storage.hint_lsn(page), &mut hints);
             if hints != 0 {
-                pin.set_hint(page.line(tid.offset).offset() + INFOMASK, hints);
+                pin.set_hint(page.line(tid.offset).infomask_position(), hints);
             }
             let place = version_place(&pin, page, tid.offset);
             if view.is_mvcc() && needs_conflict_checks(rel, &view) {
@@ -404,7 +399,7 @@ pub unsafe extern "C-unwind" fn tuple_get_latest_tid(scan: pg_sys::TableScanDesc
                 return;
             }
             let mut hints = 0;
-            if view.sees(&header, current, guard.page().lsn(), &mut hints) {
+            if view.sees(&header, guard.page().lsn(), &mut hints) {
                 *tid = item_pointer(current);
             }
             let ends = header.infomask & kalamdb_engine::page::infomask::HEAP_XMAX_INVALID != 0
@@ -437,6 +432,6 @@ pub unsafe extern "C-unwind" fn tuple_satisfies_snapshot(
         let guard = pin.shared(&wait).or_raise();
         let Some(version) = guard.page().version(tid.offset) else { return false };
         let mut hints = 0;
-        view.sees(&version.header(), tid, guard.page().lsn(), &mut hints)
+        view.sees(&version.header(), guard.page().lsn(), &mut hints)
     }
 }

@@ -43,6 +43,9 @@ pub struct NewTuple {
     pub tuple: pg_sys::HeapTuple,
     /// The tuple as the caller's slot has it.
     shown: pg_sys::HeapTuple,
+    /// The large values moved out of it; in Postgres' memory too, as errors of waits for row locks jump over this.
+    values: *const u32,
+    value_count: usize,
 }
 
 impl NewTuple {
@@ -51,14 +54,10 @@ impl NewTuple {
     /// # Safety
     /// `slot` holds a row of `rel`.
     pub unsafe fn from_slot(rel: pg_sys::Relation, storage: &Storage, slot: *mut pg_sys::TupleTableSlot) -> NewTuple {
-        // SAFETY: forms or fetches the tuple; a formed one stays until the caller's memory context is reset.
+        // SAFETY: see above.
         unsafe {
-            let mut should_free = false;
-            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
-            (*slot).tts_tableOid = (*rel).rd_id;
-            (*tuple).t_tableOid = (*rel).rd_id;
-            let mut new = NewTuple { tuple, shown: tuple };
-            if values::needs_move(rel, tuple) {
+            let mut new = NewTuple::unmoved(rel, slot);
+            if values::needs_move(new.tuple) {
                 new.move_out(rel, storage);
             }
             new
@@ -70,13 +69,13 @@ impl NewTuple {
     /// # Safety
     /// `slot` holds a row of `rel`.
     pub unsafe fn unmoved(rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot) -> NewTuple {
-        // SAFETY: as in `from_slot`.
+        // SAFETY: forms or fetches the tuple; a formed one stays until the caller's memory context is reset.
         unsafe {
             let mut should_free = false;
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
             (*slot).tts_tableOid = (*rel).rd_id;
             (*tuple).t_tableOid = (*rel).rd_id;
-            NewTuple { tuple, shown: tuple }
+            NewTuple { tuple, shown: tuple, values: std::ptr::null(), value_count: 0 }
         }
     }
 
@@ -85,11 +84,24 @@ impl NewTuple {
     /// # Safety
     /// The tuple is a row of `rel`; no latch is held.
     pub unsafe fn move_out(&mut self, rel: pg_sys::Relation, storage: &Storage) {
-        // SAFETY: see above.
-        self.tuple = unsafe { values::move_out(rel, storage, self.tuple) };
+        // SAFETY: see above; the copy has room for as many values.
+        unsafe {
+            let moved = values::move_out(rel, storage, self.tuple);
+            let copy = pg_sys::palloc(size_of_val(moved.values.as_slice())).cast::<u32>();
+            copy.copy_from_nonoverlapping(moved.values.as_ptr(), moved.values.len());
+            (self.tuple, self.values, self.value_count) = (moved.tuple, copy, moved.values.len());
+        }
         let len = self.version_len();
         if len > MAX_VERSION {
             raise(Error::new(ErrorKind::LimitExceeded, format!("row is too big: size {len}, maximum size {MAX_VERSION}")));
+        }
+    }
+
+    /// Notes that the row is stored, and with it the references to its large values.
+    pub fn placed(&self, storage: &Storage) {
+        if self.value_count > 0 {
+            // SAFETY: `move_out` made the copy, which lives as long as the callback.
+            values::placed(storage, unsafe { std::slice::from_raw_parts(self.values, self.value_count) });
         }
     }
 
@@ -195,6 +207,7 @@ unsafe fn insert_row(
         }
         let tid = place(&mut page, &header, new.body());
         drop(page);
+        new.placed(&storage);
         let pointer = item_pointer(tid);
         new.show(&header, tid);
         (*slot).tts_tid = pointer;
@@ -299,6 +312,7 @@ pub unsafe extern "C-unwind" fn multi_insert(
             for (row, tid) in tids.iter().enumerate() {
                 let pointer = item_pointer(*tid);
                 let stored = &rows[done + row];
+                stored.placed(&storage);
                 stored.show(&stored.header(xid, cid, tid.block, frozen), *tid);
                 (*slots[done + row]).tts_tid = pointer;
                 (*slots[done + row]).tts_tableOid = (*rel).rd_id;

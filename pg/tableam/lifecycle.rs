@@ -13,10 +13,10 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::change::{change_page, log_only, note_storage};
 use super::status::current_xid;
-use super::storage::{NO_BACKEND, Storage, file_of_node, relation_file};
+use super::storage::{Storage, file_of_node, relation_file};
 use super::{raw, temporary};
 use crate::error::OrRaise;
-use crate::ffi::compat;
+use crate::ffi::compat::{self, NO_BACKEND};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::shmem::{engine_cache, known_cache};
 
@@ -158,7 +158,10 @@ fn forget_files(for_commit: bool) {
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT => forget_files(true),
-        pg_sys::XactEvent::XACT_EVENT_ABORT => forget_files(false),
+        pg_sys::XactEvent::XACT_EVENT_ABORT => {
+            super::values::release_unplaced();
+            forget_files(false);
+        }
         _ => {}
     }
 }
@@ -170,6 +173,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
     _arg: *mut std::ffi::c_void,
 ) {
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        super::values::release_unplaced();
         forget_files(false);
     }
 }

@@ -375,7 +375,7 @@ impl Request {
             return Some(Found::Broken);
         }
         let mut hints = 0;
-        if view.sees(&header, tid, guard.page().lsn(), &mut hints) {
+        if view.sees(&header, guard.page().lsn(), &mut hints) {
             if dirty.xmin != pg_sys::InvalidTransactionId {
                 raise(kalamdb_engine::Error::corrupt(format!(
                     "t_xmin {} is uncommitted in tuple {tid} to be updated in table \"{}\"",

@@ -7,7 +7,8 @@ use kalamdb_engine::Result;
 use kalamdb_engine::cache::{Exclusive, Pin, Wait};
 use kalamdb_engine::ids::{INVALID_XID, Lsn, Xid};
 use kalamdb_engine::page::{
-    ChainVisitor, DeadLines, FULL, Header, PAGE_SIZE, Page, PageKind, PruneActions, PrunePlan, TupleState, plan_prune,
+    AT_PRUNE_XID, ChainVisitor, DeadLines, FULL, Header, PAGE_SIZE, Page, PageKind, PruneActions, PrunePlan, TupleState,
+    plan_prune,
 };
 use kalamdb_engine::visibility::{self, TransactionStatus};
 use pgrx::pg_sys;
@@ -18,9 +19,6 @@ use super::status::PostgresStatus;
 use super::storage::Storage;
 use super::values;
 use crate::error::OrRaise;
-
-/// Where a page keeps its prune xid.
-const PRUNE_XID_POSITION: usize = 24;
 
 /// A page with less room than this is worth pruning, whatever the fillfactor.
 const LEAST_FREE: usize = PAGE_SIZE / 10;
@@ -132,7 +130,7 @@ pub fn on_access(rel: pg_sys::Relation, storage: &Storage, pin: &Pin, wait: &dyn
 fn peek_prune_xid(pin: &Pin) -> Xid {
     // SAFETY: the pinned page lies there, aligned to a page, as long as the pin lives; a writer's plain store of an aligned word
     // is one store on every processor Postgres runs on, and any value does here.
-    unsafe { AtomicU64::from_ptr(pin.data().add(PRUNE_XID_POSITION).cast_mut().cast()).load(Ordering::Relaxed) }
+    unsafe { AtomicU64::from_ptr(pin.data().add(AT_PRUNE_XID).cast_mut().cast()).load(Ordering::Relaxed) }
 }
 
 #[cold]

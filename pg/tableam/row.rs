@@ -13,9 +13,6 @@ use super::status::{PostgresStatus, SnapshotView, narrow};
 use super::storage::Storage;
 use crate::error::OrRaise;
 
-/// Byte position of the infomask in a stored version.
-const INFOMASK: usize = 36;
-
 /// A version found under its page's latch.
 pub struct LatchedRow {
     /// The page, latched for writing.
@@ -61,7 +58,7 @@ impl LatchedRow {
             return state;
         }
         let mut hints = 0;
-        let seen = SnapshotView::new(crosscheck).sees(&self.header, self.tid, Lsn::INVALID, &mut hints);
+        let seen = SnapshotView::new(crosscheck).sees(&self.header, Lsn::INVALID, &mut hints);
         if seen { state } else { TmResult::Updated }
     }
 
@@ -107,8 +104,7 @@ pub unsafe fn report_gone(tid: Tid, failure: *mut pg_sys::TM_FailureData) -> pg_
 #[inline]
 pub fn set_hints(page: &LatchedPage, offset: u16, hints: u16) {
     if hints != 0 {
-        let line = page.page().line(offset);
-        page.set_hint(line.offset() + INFOMASK, hints);
+        page.set_hint(page.page().line(offset).infomask_position(), hints);
     }
 }
 

@@ -8,7 +8,7 @@ use kalamdb_engine::page::{ALL_VISIBLE, Header, Page, PageKind, root_offsets};
 use kalamdb_engine::visibility::TransactionStatus;
 use pgrx::{pg_guard, pg_sys};
 
-use super::fetch::{BorrowedPin, INFOMASK, check_conflict_out, needs_conflict_checks, search_chain};
+use super::fetch::{BorrowedPin, check_conflict_out, needs_conflict_checks, search_chain};
 use super::pins::{self, NO_FRAME};
 use super::slot::{TuplePlace, store_version, tid_of};
 use super::status::{PostgresStatus, SnapshotView};
@@ -113,7 +113,7 @@ impl Scan {
             if !line.is_normal() {
                 continue;
             }
-            if !all_visible && !self.sees(pin.get(), page, block, offset) {
+            if !all_visible && !self.sees(pin.get(), page, offset) {
                 continue;
             }
             self.add(page, offset);
@@ -128,13 +128,13 @@ impl Scan {
     }
 
     #[inline]
-    fn sees(&self, pin: &kalamdb_engine::cache::Pin, page: Page<'_>, block: u32, offset: u16) -> bool {
+    fn sees(&self, pin: &kalamdb_engine::cache::Pin, page: Page<'_>, offset: u16) -> bool {
         let Some(version) = page.version(offset) else { return false };
         let header = version.header();
         let mut hints = 0;
-        let seen = self.view.sees(&header, Tid::new(block, offset), self.storage.hint_lsn(page), &mut hints);
+        let seen = self.view.sees(&header, self.storage.hint_lsn(page), &mut hints);
         if hints != 0 {
-            pin.set_hint(page.line(offset).offset() + INFOMASK, hints);
+            pin.set_hint(page.line(offset).infomask_position(), hints);
         }
         if self.serializable {
             // SAFETY: the scan's own relation and snapshot.

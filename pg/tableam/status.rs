@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use kalamdb_engine::ids::{Lsn, Tid, Xid};
+use kalamdb_engine::ids::{Lsn, Xid};
 use kalamdb_engine::page::Header;
 use kalamdb_engine::visibility::{self, DirtyInfo, TransactionStatus};
 use pgrx::pg_sys;
@@ -155,15 +155,15 @@ impl SnapshotView {
     ///
     /// A dirty snapshot's xmin, xmax and speculative token are filled for whoever has to wait.
     #[inline]
-    pub fn sees(&self, header: &Header, tid: Tid, lsn: Lsn, hints: &mut u16) -> bool {
+    pub fn sees(&self, header: &Header, lsn: Lsn, hints: &mut u16) -> bool {
         if self.is_mvcc() {
             return visibility::satisfies_mvcc(header, self, &PostgresStatus, lsn, hints);
         }
-        self.sees_specially(header, tid, lsn, hints)
+        self.sees_specially(header, lsn, hints)
     }
 
     #[cold]
-    fn sees_specially(&self, header: &Header, _tid: Tid, lsn: Lsn, hints: &mut u16) -> bool {
+    fn sees_specially(&self, header: &Header, lsn: Lsn, hints: &mut u16) -> bool {
         use pg_sys::SnapshotType::*;
         match self.kind {
             SNAPSHOT_ANY | SNAPSHOT_TOAST => true,
@@ -180,21 +180,12 @@ impl SnapshotView {
                 seen
             }
             SNAPSHOT_NON_VACUUMABLE => {
-                let mut dead_after = 0;
-                let state = visibility::satisfies_vacuum_horizon(header, &PostgresStatus, lsn, hints, &mut dead_after);
-                self.non_vacuumable(state, dead_after)
+                visibility::satisfies_non_vacuumable(header, &PostgresStatus, lsn, hints, |deleter| {
+                    // SAFETY: a non-vacuumable snapshot carries the horizon to test against.
+                    unsafe { pg_sys::GlobalVisTestIsRemovableXid((*self.raw).vistest, narrow(deleter)) }
+                })
             }
             _ => visibility::satisfies_mvcc(header, self, &PostgresStatus, lsn, hints),
-        }
-    }
-
-    fn non_vacuumable(&self, state: kalamdb_engine::page::TupleState, dead_after: Xid) -> bool {
-        use kalamdb_engine::page::TupleState;
-        match state {
-            TupleState::Dead => false,
-            // SAFETY: a non-vacuumable snapshot carries the horizon to test against.
-            TupleState::RecentlyDead => unsafe { !pg_sys::GlobalVisTestIsRemovableXid((*self.raw).vistest, narrow(dead_after)) },
-            _ => true,
         }
     }
 }

@@ -38,7 +38,7 @@ pub fn relation_file(rel: pg_sys::Relation) -> RelationFile {
     file_of_node(&node, backend)
 }
 
-/// Postgres' identity of files; the backend is [`NO_BACKEND`] unless the relation is temporary.
+/// Postgres' identity of files; the backend is `NO_BACKEND` unless the relation is temporary.
 pub fn file_of_node(node: &pg_sys::RelFileNode, backend: i32) -> RelationFile {
     RelationFile {
         tablespace: node.spcNode.to_u32(),
@@ -47,9 +47,6 @@ pub fn file_of_node(node: &pg_sys::RelFileNode, backend: i32) -> RelationFile {
         owner: (backend + 1) as u32,
     }
 }
-
-/// Postgres' number for the backend of a relation that all sessions can use.
-pub const NO_BACKEND: i32 = -1;
 
 /// Another session's temporary rows mean nothing here: its transactions' command ids and snapshots are its own.
 fn refuse_temporary_of_others(rel: pg_sys::Relation) {

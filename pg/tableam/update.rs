@@ -72,6 +72,7 @@ pub unsafe extern "C-unwind" fn tuple_update(
         let updated = update.run(&columns, &mut new, &mut lock, crosscheck, wait, &mut *lock_mode);
         let result = match updated {
             Ok((new_tid, heap_only)) => {
+                new.placed(&update.storage);
                 (*slot).tts_tid = item_pointer(new_tid);
                 *update_indexes = !heap_only;
                 pg_sys::pgstat_count_heap_update(rel, heap_only);
@@ -190,7 +191,7 @@ impl Update {
     /// Writes both versions, in one page or in two.
     fn store(&self, mut row: LatchedRow, new: &mut NewTuple, modified: Modified, mode: LockTupleMode::Type) -> (Tid, bool) {
         // SAFETY: the tuple is the executor's new row.
-        let moves_out = unsafe { values::needs_move(self.rel, new.tuple) };
+        let moves_out = unsafe { values::needs_move(new.tuple) };
         let carried = Carried::of(&row.header);
         if !moves_out && row.page.page().has_room(new.version_len()) {
             self.check_serializable();

@@ -4,6 +4,9 @@
 //! is the table itself, and asks its access method for a slice. Values are counted by the row versions that name them: an update
 //! that leaves a value alone shares it, and pruning the last version frees it.
 
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
+
 use kalamdb_engine::cache::Wait;
 use kalamdb_engine::ids::{PageKey, PageNumber};
 use kalamdb_engine::page::{MAX_VERSION, OVERFLOW_PAYLOAD, PREFIX, PageKind, VERSION_HEADER};
@@ -119,8 +122,8 @@ unsafe fn pointer_of(value: *const u8) -> Option<Pointer> {
 /// Whether a tuple has values that cannot stay in it.
 ///
 /// # Safety
-/// `tuple` is a row of `rel`.
-pub unsafe fn needs_move(_rel: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> bool {
+/// `tuple` is whole.
+pub unsafe fn needs_move(tuple: pg_sys::HeapTuple) -> bool {
     // SAFETY: see above.
     unsafe { (*(*tuple).t_data).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0 || (*tuple).t_len as usize > INLINE_MAX }
 }
@@ -129,7 +132,8 @@ pub unsafe fn needs_move(_rel: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> bo
 ///
 /// # Safety
 /// `tuple` is a row of `rel`; no latch is held.
-pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
+pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::HeapTuple) -> Moved {
+    let mut stored = Vec::new();
     let wait = BackendWait::new(storage.cache);
     // SAFETY: the descriptor belongs to the open relation; new values are palloc'ed and live as long as the statement's context.
     unsafe {
@@ -143,6 +147,7 @@ pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::
                 && form.movable
             {
                 share(storage, pointer.value, &wait).or_raise();
+                stored.push(pointer.value);
                 continue;
             }
             if is_external(value) {
@@ -158,7 +163,7 @@ pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::
             }
             let size = pgrx::varsize_any(value.cast());
             if form.movable && size > INLINE_MAX {
-                columns.values[column] = store(rel, storage, value, &wait).or_raise();
+                columns.values[column] = store(rel, storage, value, &mut stored, &wait).or_raise();
             } else if form.movable && size > OUTLINE_MIN {
                 inline.push((size, column));
             }
@@ -168,12 +173,12 @@ pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::
         while row_len(descriptor, &columns) > MAX_VERSION - PREFIX {
             let Some((_, column)) = inline.pop() else { break };
             let value = columns.values[column].cast_mut_ptr::<u8>();
-            columns.values[column] = store(rel, storage, value, &wait).or_raise();
+            columns.values[column] = store(rel, storage, value, &mut stored, &wait).or_raise();
         }
         let moved = pg_sys::heap_form_tuple(descriptor, columns.values.as_mut_ptr(), columns.nulls.as_mut_ptr());
         (*moved).t_self = (*tuple).t_self;
         (*moved).t_tableOid = (*tuple).t_tableOid;
-        moved
+        Moved { tuple: moved, values: stored }
     }
 }
 
@@ -211,18 +216,29 @@ unsafe fn row_len(descriptor: pg_sys::TupleDesc, columns: &Columns) -> usize {
         }
 }
 
+/// The number of the table's next large value; none is given out twice.
+fn next_number(rel: pg_sys::Relation, storage: &Storage) -> Result<u32> {
+    let next = |number: u32| number.checked_add(1);
+    storage.descriptor.next_value.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_err(|_| {
+        Error::new(ErrorKind::LimitExceeded, format!("table \"{}\" has stored too many large values", relation_name(rel)))
+            .with_detail("A table numbers 4,294,967,294 of them.")
+            .with_hint("VACUUM FULL numbers them anew.")
+    })
+}
+
 /// Stores a value in overflow pages; returns the pointer that stands for it.
-unsafe fn store(rel: pg_sys::Relation, storage: &Storage, value: *mut u8, wait: &dyn Wait) -> Result<pg_sys::Datum> {
+unsafe fn store(
+    rel: pg_sys::Relation,
+    storage: &Storage,
+    value: *mut u8,
+    stored: &mut Vec<u32>,
+    wait: &dyn Wait,
+) -> Result<pg_sys::Datum> {
     // SAFETY: `value` is a plain, short or compressed varlena.
     let (bytes, rawsize, extinfo) = unsafe { stored_form(value) };
-    let number = storage.descriptor.next_value.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    if number == u32::MAX {
-        return Err(Error::new(
-            ErrorKind::LimitExceeded,
-            format!("table \"{}\" has stored too many large values", relation_name(rel)),
-        )
-        .with_hint("VACUUM FULL numbers them anew."));
-    }
+    let number = next_number(rel, storage)?;
+    note_unplaced(storage, number);
+    stored.push(number);
     for (chunk, payload) in bytes.chunks(OVERFLOW_PAYLOAD).enumerate() {
         let key = chunk_key(storage, number, chunk);
         let mut page = storage.cache.create_page(key, wait)?.into_exclusive(wait)?;
@@ -287,7 +303,58 @@ fn share(storage: &Storage, value: u32, wait: &dyn Wait) -> Result<()> {
         page.set_overflow_refcount(references);
         record.refcount(references);
     });
+    note_unplaced(storage, value);
     Ok(())
+}
+
+/// A tuple whose large values stand in overflow pages.
+pub struct Moved {
+    /// The tuple.
+    pub tuple: pg_sys::HeapTuple,
+    /// The values it counts on; [`placed`] is owed for them once the row is stored.
+    pub values: Vec<u32>,
+}
+
+/// A reference to a value that no stored row stands for yet.
+struct Unplaced {
+    storage: Storage,
+    value: u32,
+}
+
+thread_local! {
+    /// What the running statement has stored or shared before the row that names it; a failed statement leaves it here.
+    static UNPLACED: RefCell<Vec<Unplaced>> = const { RefCell::new(Vec::new()) };
+}
+
+fn note_unplaced(storage: &Storage, value: u32) {
+    UNPLACED.with_borrow_mut(|unplaced| unplaced.push(Unplaced { storage: *storage, value }));
+}
+
+/// Notes that the row which names the values is stored: from now on pruning that row releases them.
+pub fn placed(storage: &Storage, values: &[u32]) {
+    if values.is_empty() {
+        return;
+    }
+    UNPLACED.with_borrow_mut(|unplaced| {
+        for value in values {
+            if let Some(place) = unplaced.iter().rposition(|entry| entry.storage.id == storage.id && entry.value == *value) {
+                unplaced.swap_remove(place);
+            }
+        }
+    });
+}
+
+/// Releases the values of rows that a failed statement did not get to store; called while the transaction rolls back.
+///
+/// What cannot be released now, as the engine is gone or the disk is full, stays until the table is rewritten: nothing here may
+/// fail.
+pub fn release_unplaced() {
+    let unplaced = UNPLACED.with_borrow_mut(std::mem::take);
+    for Unplaced { storage, value } in unplaced {
+        if storage.descriptor.id() == storage.id {
+            let _ = release(&storage, &[value], &BackendWait::new(storage.cache));
+        }
+    }
 }
 
 /// Gives up one reference to each value, as the row version that named it is gone; frees values nobody names.
@@ -312,6 +379,10 @@ pub fn release(storage: &Storage, values: &[u32], wait: &dyn Wait) -> Result<()>
         drop(page);
         for chunk in (0..chunks).rev() {
             let mut page = storage.cache.read(chunk_key(storage, value, chunk), wait)?.into_exclusive(wait)?;
+            if page.page().kind() == PageKind::Unused {
+                // Storing the value ended before this chunk.
+                continue;
+            }
             change_page(&mut page, |page, record| {
                 page.init(PageKind::Unused, 0);
                 record.free();

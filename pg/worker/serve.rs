@@ -124,6 +124,9 @@ impl Server {
     }
 
     /// Serves until the server stops or the engine fails.
+    ///
+    /// # Errors
+    /// What stops the main thread itself: an ERROR of Postgres, or a store that is not written in time at the end.
     pub fn run(mut self) -> Result<Outcome, SqlError> {
         let main_wake = &self.cache.header().main_wake;
         loop {

@@ -13,7 +13,7 @@ use kalamdb_engine::{Error, ErrorKind};
 use pgrx::pg_sys;
 
 use crate::error::{SqlError, catching_all};
-use crate::ffi::compat;
+use crate::ffi::compat::{self, NO_BACKEND};
 use crate::ffi::interrupts::CriticalSection;
 use crate::wal;
 
@@ -70,7 +70,6 @@ fn replace(cache: &'static Cache, old: &StorageInfo) -> Result<(), SqlError> {
                 dbNode: file.database.into(),
                 relNode: file.relnumber.into(),
             };
-            const NO_BACKEND: i32 = -1;
             let files = pg_sys::smgropen(node, NO_BACKEND);
             compat::write_unlogged_mark(files);
             pg_sys::smgrclose(files);

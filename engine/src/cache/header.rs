@@ -10,7 +10,7 @@ use crate::ids::{Lsn, StorageId};
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"KALAMDB1");
 
 /// The version of the layout of the mapping; an old library meets a new one and is refused.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The longest text of a failure that the mapping keeps, in bytes.
 pub const FAILURE_TEXT: usize = 1984;
@@ -78,8 +78,6 @@ pub struct Header {
     pub(super) layout_version: AtomicU32,
     pub(super) frames: AtomicU32,
     pub(super) storages: AtomicU32,
-    pub(super) buckets: AtomicU32,
-    pub(super) total_bytes: AtomicU64,
     /// Raised each time a worker starts.
     pub generation: AtomicU32,
     worker_state: AtomicU32,

@@ -196,9 +196,4 @@ impl Latch {
     pub fn is_exclusive(&self) -> bool {
         self.0.load(Ordering::Relaxed) & WRITER != 0
     }
-
-    /// Whether somebody holds the latch.
-    pub fn is_held(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & (WRITER | READERS) != 0
-    }
 }

@@ -99,8 +99,6 @@ impl Cache {
         header.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
         header.frames.store(layout.frames, Ordering::Relaxed);
         header.storages.store(layout.storages, Ordering::Relaxed);
-        header.buckets.store(layout.buckets, Ordering::Relaxed);
-        header.total_bytes.store(layout.total as u64, Ordering::Relaxed);
         cache.load_queue().format();
         for bucket in cache.bucket_heads() {
             bucket.store(u32::MAX, Ordering::Relaxed);

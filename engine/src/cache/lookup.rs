@@ -320,7 +320,7 @@ impl Cache {
             }
             link = &self.frame(current).next;
         }
-        frame.set_key(PageKey::default());
+        // The key stays: whoever has claimed the frame finds by it the partition whose latch to take.
         frame.state.fetch_and(!(TAGGED | VALID), Ordering::Release);
     }
 

@@ -70,8 +70,6 @@ pub struct StorageDescriptor {
     pub free_space_hint: AtomicU32,
     /// A search for pages with at least this free-space category found nothing since the directory changed; 256 = no such knowledge.
     pub free_space_exhausted: AtomicU32,
-    /// 1 after the storage was dropped and before its pages are gone.
-    pub purging: AtomicU32,
     insert_targets: [AtomicU32; INSERT_TARGETS],
 }
 
@@ -160,7 +158,6 @@ impl StorageDescriptor {
         self.next_value.store(info.next_value.max(1), Ordering::Relaxed);
         self.free_space_hint.store(0, Ordering::Relaxed);
         self.free_space_exhausted.store(256, Ordering::Relaxed);
-        self.purging.store(0, Ordering::Relaxed);
         for target in &self.insert_targets {
             target.store(NONE, Ordering::Relaxed);
         }
@@ -241,7 +238,7 @@ impl<'a> StorageTable<'a> {
         let Some(place) = free else {
             let most = self.descriptors().len();
             return Err(Error::new(ErrorKind::LimitExceeded, "too many tables in the KalamDB engine")
-                .with_detail(format!("The engine has room for {most} tables and indexes' storages."))
+                .with_detail(format!("The engine has room for {most} tables and materialized views."))
                 .with_hint("Raise \"kalam.max_storages\" and restart the server."));
         };
         let descriptor = &self.descriptors()[place];

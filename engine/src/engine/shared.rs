@@ -158,7 +158,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(3);
+    const LONGEST: Duration = Duration::from_secs(5);
     /// RocksDB mends a full disk by itself; other failures of the device leave it closed for writing until it is opened anew.
     const ATTEMPTS: u32 = 12;
 

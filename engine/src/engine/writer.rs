@@ -112,14 +112,14 @@ impl Writer<'_> {
         stop_point::reached("checkpoint begun");
         self.last_checkpoint = Instant::now();
         let cache = self.shared.cache;
-        // Where the log is not flushed in time, the mark stays behind and the next checkpoint makes up for it.
-        self.await_flush(request.position);
         let mut dirty = std::mem::take(&mut self.dirty);
         cache.dirty_frames(&mut dirty);
         dirty.retain(|frame| frame.rec_lsn < request.position);
         let purged = self.purge_vanished(&mut dirty).and_then(|purged| self.write_back(&mut dirty).map(|_| purged));
         self.dirty = dirty;
         let purged = purged?;
+        // Where the log is not flushed in time, the mark stays behind and the next checkpoint makes up for it.
+        self.await_flush(request.position);
         let durable = self.write_mark(request.position)?;
         stop_point::reached("mark written");
         let written = std::mem::take(&mut self.written_to);

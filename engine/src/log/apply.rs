@@ -7,7 +7,8 @@ use crate::page::{PageKind, PageMut};
 
 /// Replays a group if the page has not seen it yet; tells whether it did.
 ///
-/// After an error the page is in no certain state: the record does not suit it.
+/// # Errors
+/// `Corrupt` when the record does not suit the page, which is in no certain state then.
 pub fn apply_group(group: &Group<'_>, record_end: Lsn, page: &mut PageMut<'_>) -> Result<bool> {
     if page.as_page().lsn() >= record_end {
         return Ok(false);
@@ -18,6 +19,9 @@ pub fn apply_group(group: &Group<'_>, record_end: Lsn, page: &mut PageMut<'_>) -
 }
 
 /// Does operations to a page, whatever its LSN.
+///
+/// # Errors
+/// As [`apply_group`].
 pub fn apply_ops<'a>(ops: impl IntoIterator<Item = Op<'a>>, page: &mut PageMut<'_>) -> Result<()> {
     ops.into_iter().try_for_each(|op| apply(&op, page))
 }

@@ -44,7 +44,7 @@ impl RecordBuilder {
         self.bytes.len() == 1
     }
 
-    /// Bytes of the record so far; at most [`MAX_RECORD`](super::MAX_RECORD) when it is written.
+    /// Bytes of the record so far.
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()

@@ -14,6 +14,9 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Checks the form of a record, whatever the bytes are.
+    ///
+    /// # Errors
+    /// `Corrupt` when the version is unknown or the form is wrong.
     pub fn decode(bytes: &'a [u8]) -> Result<Record<'a>> {
         match bytes.split_first() {
             Some((&FORMAT_VERSION, rest)) => Record::parse(rest).ok_or_else(|| Error::corrupt("log record has a wrong form")),

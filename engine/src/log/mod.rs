@@ -24,9 +24,6 @@ pub use decode::{Group, Groups, OffsetList, Op, Ops, PruneOp, Record};
 
 use crate::ids::{StorageId, Xid};
 
-/// The longest record a backend may write.
-pub const MAX_RECORD: usize = 256 * 1024;
-
 /// The only record format there is.
 const FORMAT_VERSION: u8 = 1;
 

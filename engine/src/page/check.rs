@@ -6,6 +6,9 @@ use crate::error::{Error, Result};
 
 impl Page<'_> {
     /// Checks an image that comes from disk or from a log record. A zeroed page is a valid unused one.
+    ///
+    /// # Errors
+    /// `Corrupt` with what is wrong.
     pub fn check(self) -> Result<()> {
         match PageKind::from_byte(self.0[AT_KIND]) {
             None => Err(Error::corrupt(format!("page has the unknown kind {}", self.0[AT_KIND]))),

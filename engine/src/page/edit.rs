@@ -109,6 +109,9 @@ impl<'a> PageMut<'a> {
     }
 
     /// Replaces a version's header.
+    ///
+    /// # Errors
+    /// `Corrupt` when there is no such version; nothing is changed then.
     #[inline]
     pub fn set_header(&mut self, offset: u16, header: &Header) -> Result<()> {
         match self.version_bytes_mut(offset).and_then(|version| version.first_chunk_mut()) {
@@ -175,7 +178,8 @@ impl<'a> PageMut<'a> {
 
     /// Does what a prune planned, closes the holes and clears `FULL`. The prune xid is the caller's to set.
     ///
-    /// Nothing is changed if the actions do not suit the page.
+    /// # Errors
+    /// `Corrupt` when the actions do not suit the page; nothing is changed then.
     pub fn apply_prune(&mut self, actions: &PruneActions) -> Result<()> {
         actions.check(self.as_page())?;
         for &(from, to) in &actions.redirected {
@@ -194,7 +198,8 @@ impl<'a> PageMut<'a> {
 
     /// Frees dead line pointers that no index names any more: VACUUM's second pass.
     ///
-    /// Nothing is changed if one of them is not dead.
+    /// # Errors
+    /// `Corrupt` when one of them is not dead; nothing is changed then.
     pub fn mark_unused(&mut self, offsets: &[u16]) -> Result<()> {
         let page = self.as_page();
         if let Some(&offset) = offsets.iter().find(|&&offset| !page.line(offset).is_dead()) {
@@ -253,7 +258,10 @@ impl<'a> PageMut<'a> {
         self.put_flag(HAS_FREE_LINES, free);
     }
 
-    /// Makes the page that a stored image describes, and checks it; after an error the page is zeroed.
+    /// Makes the page that a stored image describes, and checks it.
+    ///
+    /// # Errors
+    /// `Corrupt` when the bytes are no page; the page is zeroed then.
     pub fn from_compact(&mut self, image: &[u8]) -> Result<()> {
         let result = self.expand(image).and_then(|()| self.as_page().check());
         if result.is_err() {

@@ -2,8 +2,6 @@
 
 /// Some attribute is null: a null bitmap follows the fixed header.
 pub const HEAP_HASNULL: u16 = 0x0001;
-/// Some attribute has variable width.
-pub const HEAP_HASVARWIDTH: u16 = 0x0002;
 /// Some attribute is stored elsewhere.
 pub const HEAP_HASEXTERNAL: u16 = 0x0004;
 /// xmax is a key-shared locker.

@@ -74,7 +74,8 @@ const AT_PARTITION: usize = 4;
 const AT_LSN: usize = 8;
 const AT_LOWER: usize = 16;
 const AT_UPPER: usize = 18;
-const AT_PRUNE_XID: usize = 24;
+/// Byte position of the prune xid, a multiple of 8: for whoever reads it without a latch.
+pub const AT_PRUNE_XID: usize = 24;
 
 /// What a page holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -72,6 +72,9 @@ impl<'a> Batch<'a> {
     /// Writes the changes into the write buffers; [`Store::flush`] makes them durable.
     ///
     /// After an error nothing of the batch is in the store.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Corrupt` or `Io`: the store takes no writes.
     pub fn write(self) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);

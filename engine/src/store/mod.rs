@@ -11,7 +11,7 @@ mod options;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rocksdb::{ColumnFamily, DB, FlushOptions, IteratorMode, Range, ReadOptions, properties};
+use rocksdb::{ColumnFamily, DB, FlushOptions, IteratorMode, Range, ReadOptions};
 
 pub use batch::Batch;
 pub use format::DurableMark;
@@ -33,29 +33,12 @@ pub struct Store {
     directory: PathBuf,
 }
 
-/// What RocksDB says about itself, in bytes and counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoreStatistics {
-    /// Bytes of all live table files.
-    pub table_file_bytes: u64,
-    /// Bytes of pages that are in memory and not yet in a table file.
-    pub write_buffer_bytes: u64,
-    /// Bytes that compaction still has to rewrite.
-    pub pending_compaction_bytes: u64,
-    /// Estimated number of stored pages.
-    pub pages: u64,
-    /// Flushes running now.
-    pub running_flushes: u64,
-    /// Compactions running now.
-    pub running_compactions: u64,
-    /// Bytes in the block cache.
-    pub block_cache_bytes: u64,
-    /// Failures of flushes and compactions since the store was opened.
-    pub background_errors: u64,
-}
-
 impl Store {
     /// Opens the store in `directory`, creating both if they are missing.
+    ///
+    /// # Errors
+    /// `StorageMissing` when the directory cannot be used, `Unsupported` when a newer version wrote it, `Unavailable` when another
+    /// process has it open, `Corrupt`, `DiskFull` or `Io` from RocksDB.
     pub fn open(directory: &Path, options: &StoreOptions) -> Result<Store> {
         prepare_directory(directory)?;
         let block_cache = options.block_cache();
@@ -80,11 +63,17 @@ impl Store {
     }
 
     /// The durable mark; none in a store that was just created.
+    ///
+    /// # Errors
+    /// `Corrupt` when the value has no valid form; those of RocksDB.
     pub fn mark(&self) -> Result<Option<DurableMark>> {
         self.meta(format::KEY_MARK)?.map(|value| DurableMark::decode(&value)).transpose()
     }
 
     /// The next storage id that was never given out, as of the durable mark.
+    ///
+    /// # Errors
+    /// As [`Store::mark`].
     pub fn next_storage_id(&self) -> Result<StorageId> {
         match self.meta(format::KEY_NEXT_STORAGE)? {
             Some(value) => format::decode_storage_id(&value),
@@ -93,6 +82,9 @@ impl Store {
     }
 
     /// The descriptors of all storages, in the order of their ids.
+    ///
+    /// # Errors
+    /// As [`Store::mark`].
     pub fn storages(&self) -> Result<Vec<StorageInfo>> {
         self.meta_entries("the storages' descriptors", format::KEY_STORAGE, |key, value| {
             format::decode_storage_key(key).map(|id| format::decode_storage(id, value))
@@ -100,11 +92,17 @@ impl Store {
     }
 
     /// The pages that are known to be lost.
+    ///
+    /// # Errors
+    /// As [`Store::mark`].
     pub fn quarantine(&self) -> Result<Vec<PageKey>> {
         self.meta_entries("the list of lost pages", format::KEY_QUARANTINE, |key, _| format::decode_quarantine_key(key).map(Ok))
     }
 
     /// Reads the compact image of a page into `image`; false, and an empty image, when the store does not have the page.
+    ///
+    /// # Errors
+    /// `Corrupt` when the stored bytes or their file are damaged or gone; `Io` and others from RocksDB.
     pub fn read_page(&self, key: PageKey, image: &mut Vec<u8>) -> Result<bool> {
         image.clear();
         let value =
@@ -139,6 +137,9 @@ impl Store {
     }
 
     /// Makes everything that was written so far durable, all column families as one.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Corrupt` or `Io`; what was not flushed stays in memory, and another call tries again.
     pub fn flush(&self) -> Result<()> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
@@ -165,27 +166,14 @@ impl Store {
     }
 
     /// Gives back the table files that hold nothing but a removed storage's pages; the removal has been flushed.
+    ///
+    /// # Errors
+    /// Those of RocksDB; compaction removes the pages later then.
     pub fn reclaim(&self, storage: StorageId) -> Result<()> {
         let (from, to) = format::storage_range(storage);
         self.db
             .delete_file_in_range_cf(self.pages_family(), from, to)
             .map_err(|error| failure::using("delete the files of a removed table", error))
-    }
-
-    /// What RocksDB says about itself.
-    pub fn statistics(&self) -> StoreStatistics {
-        let pages = |name| self.db.property_int_value_cf(self.pages_family(), name).ok().flatten().unwrap_or(0);
-        let all = |name| pages(name) + self.db.property_int_value_cf(self.meta_family(), name).ok().flatten().unwrap_or(0);
-        StoreStatistics {
-            table_file_bytes: all(properties::LIVE_SST_FILES_SIZE),
-            write_buffer_bytes: all(properties::CUR_SIZE_ALL_MEM_TABLES),
-            pending_compaction_bytes: all(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
-            pages: pages(properties::ESTIMATE_NUM_KEYS),
-            running_flushes: pages(properties::NUM_RUNNING_FLUSHES),
-            running_compactions: pages(properties::NUM_RUNNING_COMPACTIONS),
-            block_cache_bytes: pages(properties::BLOCK_CACHE_USAGE),
-            background_errors: pages(properties::BACKGROUND_ERRORS),
-        }
     }
 
     /// Makes everything durable if the device lets it, then ends RocksDB's background work; after it nothing can be written.
@@ -194,6 +182,9 @@ impl Store {
     }
 
     /// Makes a directory with what a crash at this moment would leave: links to the table files, nothing that is not flushed.
+    ///
+    /// # Errors
+    /// Those of RocksDB, also when the directory exists.
     pub fn link_durable(&self, to: &Path) -> Result<()> {
         // With this bound for its log RocksDB flushes nothing before.
         rocksdb::checkpoint::Checkpoint::new(&self.db)

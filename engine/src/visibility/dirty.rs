@@ -16,12 +16,6 @@ pub struct DirtyInfo {
     pub speculative_token: u32,
 }
 
-/// SnapshotAny: every version.
-#[inline]
-pub fn satisfies_any(_h: &Header) -> bool {
-    true
-}
-
 /// SnapshotSelf: what is committed or was done by the asking transaction, the running command included.
 #[inline]
 pub fn satisfies_self(h: &Header, st: &impl TransactionStatus, lsn: Lsn, hints: &mut u16) -> bool {

@@ -212,16 +212,11 @@ fn remove_xmax(h: &mut Header) {
     h.infomask2 &= !(HEAP_HOT_UPDATED | HEAP_KEYS_UPDATED);
 }
 
-/// Whether the version has an xid that must go one day (`heap_tuple_needs_eventual_freeze`).
-pub fn needs_eventual_freeze(h: &Header) -> bool {
-    if h.infomask & HEAP_XMAX_IS_MULTI != 0 {
-        return h.effective_xmin() > FROZEN_XID || h.xmax != 0;
-    }
-    h.effective_xmin() > FROZEN_XID || h.xmax > FROZEN_XID
-}
-
 /// Whether the limits demand that [`plan_freeze`] changes the version, which may be dead; takes everything in it into `remaining`, as
 /// for a page that VACUUM leaves as it is (`heap_tuple_would_freeze`).
+///
+/// # Errors
+/// Those of looking up the members of a multixact.
 pub fn would_freeze(h: &Header, limits: &FreezeLimits, st: &impl MultiMembers, remaining: &mut FreezeTracker) -> Result<bool> {
     let xmin = h.effective_xmin();
     remaining.keep_xid(xmin);

@@ -21,8 +21,8 @@ mod vacuum;
 #[cfg(test)]
 mod tests;
 
-pub use dirty::{DirtyInfo, satisfies_any, satisfies_dirty, satisfies_self};
-pub use freeze::{FreezeLimits, FreezeTracker, MultiMember, MultiMembers, needs_eventual_freeze, plan_freeze, would_freeze};
+pub use dirty::{DirtyInfo, satisfies_dirty, satisfies_self};
+pub use freeze::{FreezeLimits, FreezeTracker, MultiMember, MultiMembers, plan_freeze, would_freeze};
 pub use mvcc::satisfies_mvcc;
 pub use snapshot::{PlainSnapshot, Snapshot};
 pub use transaction::{TransactionStatus, header_is_only_locked, update_xid, xmax_is_locked_only};

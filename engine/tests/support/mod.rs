@@ -471,6 +471,8 @@ pub fn random_change(
 pub struct Model {
     pub pages: BTreeMap<PageKey, Box<[u8; PAGE_SIZE]>>,
     pub storages: BTreeMap<StorageId, RelationFile>,
+    /// The highest id that was given out, whatever became of it.
+    pub highest: StorageId,
 }
 
 impl Model {
@@ -480,6 +482,7 @@ impl Model {
             let record = Record::decode(&payload).unwrap();
             if let Some(create) = record.create_storage() {
                 let StorageCreate { storage, tablespace, database, relnumber, owner, .. } = create;
+                model.highest = model.highest.max(storage);
                 model.storages.insert(storage, RelationFile { tablespace, database, relnumber, owner });
             }
             for group in record.groups() {
@@ -497,6 +500,7 @@ impl Model {
 
     /// Compares every page and storage with what the cache gives.
     pub fn check(&self, cache: &Cache, wait: &dyn Wait) {
+        assert!(cache.header().next_storage_id.load(Ordering::SeqCst) > self.highest.0);
         for (id, file) in &self.storages {
             let place = cache.storages().find(file).unwrap_or_else(|| panic!("storage {id:?} is gone"));
             assert_eq!(cache.storages().at(place).id(), *id);

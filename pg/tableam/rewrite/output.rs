@@ -201,11 +201,18 @@ impl Output {
         }
     }
 
+    /// Stores the large values of a row. A rewrite that fails gives up the whole storage, so nothing is owed for them.
+    unsafe fn move_out(&self, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
+        // SAFETY: the caller's row; no latch is held.
+        let moved = unsafe { values::move_out(self.new, &self.storage, tuple) };
+        values::placed(&self.storage, &moved.values);
+        moved.tuple
+    }
+
     /// Adds a version to the page being filled; without a `next` one it is the last of its chain.
     unsafe fn store(&mut self, tuple: pg_sys::HeapTuple, header: &Header, next: Option<Tid>) -> Result<Tid> {
         // SAFETY: as in `add`; no latch is held.
-        let tuple =
-            unsafe { if values::needs_move(self.new, tuple) { values::move_out(self.new, &self.storage, tuple) } else { tuple } };
+        let tuple = unsafe { if values::needs_move(tuple) { self.move_out(tuple) } else { tuple } };
         // SAFETY: the row stays until the memory for one row is reset.
         let (body, infomask, attributes) = unsafe {
             let data = &*(*tuple).t_data;

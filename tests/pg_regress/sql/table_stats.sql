@@ -53,6 +53,22 @@ SELECT count(*) FROM kalam.table_stats(4294967295::oid);
 SELECT tablename, access_method, blocks, hot_bytes IS NOT NULL AS has_size, index_bytes > 0 AS has_index
 FROM kalam.tables WHERE schemaname = 'table_stats' ORDER BY tablename;
 
+-- A large value whose row cannot be stored goes with its statement.
+CREATE TABLE refused (fixed text, v text);
+ALTER TABLE refused ALTER fixed SET STORAGE PLAIN, ALTER v SET STORAGE EXTERNAL;
+DO $$
+BEGIN
+    FOR i IN 1..20 LOOP
+        BEGIN
+            INSERT INTO refused VALUES (repeat('x', 40000), noise(i, 500000));
+        EXCEPTION WHEN program_limit_exceeded THEN NULL;
+        END;
+    END LOOP;
+END
+$$;
+SELECT kalam.checkpoint();
+SELECT hot_bytes < 1000000 AS given_back FROM kalam.table_stats('refused');
+
 -- Anybody may ask who can name the table, as for pg_relation_size().
 CREATE ROLE table_stats_reader;
 GRANT USAGE ON SCHEMA table_stats TO table_stats_reader;
