@@ -10,7 +10,6 @@ use crate::tableam;
 use crate::tableam::storage::{Storage, relation_name};
 
 /// The table's storage and sizes; no row if it was dropped meanwhile. Without a storage its columns are null if `missing_ok`.
-#[allow(clippy::type_complexity, reason = "the tuple is the SQL function's row")]
 #[pg_extern]
 #[allow(clippy::type_complexity, reason = "the macro reads the columns from the signature and takes no alias")]
 fn table_stats(
