@@ -4,7 +4,7 @@
 # AM           the access method that tests and the demo use (default kalam_shared; heap checks the tests themselves)
 
 .NOTPARALLEL:
-.PHONY: all build setup install installcheck test lint bench demo demo-stop psql clean help
+.PHONY: all build setup install installcheck pgsuite test lint bench demo demo-stop psql clean help
 
 all: build
 
@@ -19,6 +19,9 @@ install: build ## install into the Postgres of PG_CONFIG (DESTDIR is honoured)
 
 installcheck: ## SQL and isolation tests against the running server; TESTS="name ..." runs some
 	@tests/bin/regress $(TESTS)
+
+pgsuite: setup build ## PostgreSQL's own tests on heap and on AM, and how they differ; SUITES="regress isolation"
+	@tests/pgsuite/run $(SUITES)
 
 test: setup ## everything: lint, engine, SQL and isolation tests, crash tests, on private servers
 	@tests/bin/check

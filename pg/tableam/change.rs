@@ -26,7 +26,7 @@ const FORGETTABLE_MAX: usize = 10_000;
 
 /// Notes a storage before the process changes it, if it is one of a temporary or unlogged table.
 pub fn note_storage(descriptor: &StorageDescriptor) {
-    if descriptor.file().owner == 0 && !descriptor.is_unlogged() {
+    if descriptor.outlives_crash() {
         return;
     }
     ANY_FORGETTABLE.set(true);

@@ -53,10 +53,10 @@ pub unsafe extern "C-unwind" fn tuple_delete(
     let tid = unsafe { tid_of(&*tid) };
     let mut lock = TupleLock::new(rel, tid, LockTupleExclusive);
     let what = WaitFor { rel, tid, operation: pg_sys::XLTW_Oper::XLTW_Delete };
-    loop {
+    let result = loop {
         let Some(row) = LatchedRow::find(&storage, tid, cid, &waiter) else {
             // SAFETY: as above.
-            return unsafe { report_gone(tid, failure) };
+            break unsafe { report_gone(tid, failure) };
         };
         let mut state = row.state;
         if state == TmResult::Invisible {
@@ -87,13 +87,15 @@ pub unsafe extern "C-unwind" fn tuple_delete(
         if state != TmResult::Ok {
             // SAFETY: as above.
             unsafe { row.report(state, failure) };
-            return tm_result(state);
+            break tm_result(state);
         }
         delete_row(rel, row, xid, cid, changing_partition);
         // SAFETY: the relation is open.
         unsafe { pg_sys::pgstat_count_heap_delete(rel) };
-        return pg_sys::TM_Result::TM_Ok;
-    }
+        break pg_sys::TM_Result::TM_Ok;
+    };
+    lock.release();
+    result
 }
 
 fn delete_row(rel: pg_sys::Relation, mut row: LatchedRow, xid: u64, cid: u32, changing_partition: bool) {

@@ -90,6 +90,7 @@ struct Walk<'a> {
     view: &'a SnapshotView,
     pin: &'a Pin,
     page: Page<'a>,
+    hint_lsn: Lsn,
     serializable: bool,
     vistest: *mut pg_sys::GlobalVisState,
     /// Whether the caller wants to know that everything is dead.
@@ -100,7 +101,7 @@ impl ChainVisitor for Walk<'_> {
     #[inline]
     fn visible(&mut self, offset: u16, header: &mut Header) -> bool {
         let mut hints = 0;
-        let seen = self.view.sees(header, self.page.lsn(), &mut hints);
+        let seen = self.view.sees(header, self.hint_lsn, &mut hints);
         if hints != 0 {
             header.infomask |= hints;
             self.pin.set_hint(self.page.line(offset).infomask_position(), hints);
@@ -141,6 +142,7 @@ pub struct ChainHit {
 /// Finds the version of a chain that a snapshot sees; the page is latched by the caller.
 pub fn search_chain(
     rel: pg_sys::Relation,
+    storage: &Storage,
     view: &SnapshotView,
     pin: &Pin,
     page: Page<'_>,
@@ -150,7 +152,8 @@ pub fn search_chain(
 ) -> ChainHit {
     // SAFETY: the scan's own relation and snapshot.
     let serializable = view.is_mvcc() && unsafe { needs_conflict_checks(rel, view) };
-    let mut walk = Walk { rel, view, pin, page, serializable, vistest: std::ptr::null_mut(), wants_dead };
+    let hint_lsn = storage.hint_lsn(page);
+    let mut walk = Walk { rel, view, pin, page, hint_lsn, serializable, vistest: std::ptr::null_mut(), wants_dead };
     let found = hot_search(page, root.offset, first, &mut walk);
     ChainHit { found: found.found, all_dead: found.all_dead }
 }
@@ -252,7 +255,7 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
             let guard = pin.get().shared(&wait).or_raise();
             let page = guard.page();
             let start = if *call_again { Tid::new(root.block, fetch.last) } else { root };
-            let hit = search_chain(rel, &fetch.view, pin.get(), page, start, !*call_again, !all_dead.is_null());
+            let hit = search_chain(rel, &fetch.storage, &fetch.view, pin.get(), page, start, !*call_again, !all_dead.is_null());
             let place = hit.found.and_then(|offset| version_place(pin.get(), page, offset));
             (hit, place)
         };
@@ -344,7 +347,7 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
             let Some(version) = page.version(tid.offset) else { return false };
             let header = version.header();
             let mut hints = 0;
-            let seen = view.sees(&header, page.lsn(), &mut hints);
+            let seen = view.sees(&header, storage.hint_lsn(page), &mut hints);
             if hints != 0 {
                 pin.set_hint(page.line(tid.offset).infomask_position(), hints);
             }

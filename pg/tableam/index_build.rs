@@ -7,7 +7,7 @@ use kalamdb_engine::visibility::{TransactionStatus, satisfies_vacuum, update_xid
 use pgrx::{pg_guard, pg_sys};
 
 use super::raw;
-use super::row_lock::{WaitFor, wait_for_xid};
+use super::row_lock::{WaitFor, nothing_to_drop, wait_for_xid};
 use super::scan::Scan;
 use super::slot::{item_pointer, slot_ops};
 use super::status::{PostgresStatus, narrow, refresh_reference, widen};
@@ -186,6 +186,8 @@ struct Build {
     unique: bool,
     judged_here: bool,
 }
+
+const _: () = nothing_to_drop::<(Build, Expressions)>();
 
 impl Build {
     unsafe fn run(&self, scan: &mut Scan, info: *mut pg_sys::IndexInfo, progress: bool) -> f64 {

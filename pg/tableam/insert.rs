@@ -43,8 +43,8 @@ pub struct NewTuple {
     pub tuple: pg_sys::HeapTuple,
     /// The tuple as the caller's slot has it.
     shown: pg_sys::HeapTuple,
-    /// The large values moved out of it.
-    values: Vec<u32>,
+    /// Number of large values moved out of it.
+    values: usize,
 }
 
 impl NewTuple {
@@ -74,7 +74,7 @@ impl NewTuple {
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
             (*slot).tts_tableOid = (*rel).rd_id;
             (*tuple).t_tableOid = (*rel).rd_id;
-            NewTuple { tuple, shown: tuple, values: Vec::new() }
+            NewTuple { tuple, shown: tuple, values: 0 }
         }
     }
 
@@ -93,8 +93,8 @@ impl NewTuple {
     }
 
     /// Notes that the row is stored, and with it the references to its large values.
-    pub fn placed(&self, storage: &Storage) {
-        values::placed(storage, &self.values);
+    pub fn placed(&self) {
+        values::placed(self.values);
     }
 
     /// Tells the caller's tuple what became of it, as RETURNING and triggers look at its system columns.
@@ -199,7 +199,7 @@ unsafe fn insert_row(
         }
         let tid = place(&mut page, &header, new.body());
         drop(page);
-        new.placed(&storage);
+        new.placed();
         let pointer = item_pointer(tid);
         new.show(&header, tid);
         (*slot).tts_tid = pointer;
@@ -304,7 +304,7 @@ pub unsafe extern "C-unwind" fn multi_insert(
             for (row, tid) in tids.iter().enumerate() {
                 let pointer = item_pointer(*tid);
                 let stored = &rows[done + row];
-                stored.placed(&storage);
+                stored.placed();
                 stored.show(&stored.header(xid, cid, tid.block, frozen), *tid);
                 (*slots[done + row]).tts_tid = pointer;
                 (*slots[done + row]).tts_tableOid = (*rel).rd_id;

@@ -15,7 +15,7 @@ use super::fetch::store_row;
 use super::row::{LatchedRow, tm_result};
 use super::row_lock::{
     TupleLock, WaitFor, add_holder, holds, is_locked_only, is_update_status, lone_status, member_status, mode_of_status,
-    modes_conflict, multi_conflict, raise_not_available, wait_for_multi, wait_for_xid, xmax_changed,
+    modes_conflict, multi_conflict, nothing_to_drop, raise_not_available, wait_for_multi, wait_for_xid, xmax_changed,
 };
 use super::slot::{item_pointer, tid_of};
 use super::status::{PostgresStatus, SnapshotView, current_xid, for_each_member, narrow};
@@ -33,6 +33,8 @@ struct Request {
     policy: LockWaitPolicy::Type,
     follow_updates: bool,
 }
+
+const _: () = nothing_to_drop::<Request>();
 
 /// How an attempt to lock one version ended.
 struct Outcome {
@@ -128,26 +130,28 @@ impl Request {
     fn lock_version(&self, tid: Tid) -> Outcome {
         let mut lock = TupleLock::new(self.rel, tid, self.mode);
         let mut first = true;
-        loop {
+        let outcome = loop {
             let Some(row) = LatchedRow::find(&self.storage, tid, self.cid, &self.waiter) else {
-                return Outcome { state: pg_sys::TM_Result::TM_Deleted, header: None };
+                break Outcome { state: pg_sys::TM_Result::TM_Deleted, header: None };
             };
             let header = row.header;
             match row.state {
                 TmResult::Invisible | TmResult::SelfModified => {
-                    return Outcome { state: tm_result(row.state), header: Some(header) };
+                    break Outcome { state: tm_result(row.state), header: Some(header) };
                 }
                 TmResult::Ok => {
                     self.put_lock(row);
-                    return Outcome { state: pg_sys::TM_Result::TM_Ok, header: Some(header) };
+                    break Outcome { state: pg_sys::TM_Result::TM_Ok, header: Some(header) };
                 }
                 TmResult::BeingModified | TmResult::Updated | TmResult::Deleted => {}
             }
             match self.deal_with_holders(row, first, &mut lock) {
-                Step::Done(state) => return Outcome { state, header: Some(header) },
+                Step::Done(state) => break Outcome { state, header: Some(header) },
                 Step::Again => first = false,
             }
-        }
+        };
+        lock.release();
+        outcome
     }
 
     /// Somebody has changed or locked the version: shares it, waits, or gives up.

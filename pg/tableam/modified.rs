@@ -92,7 +92,7 @@ unsafe fn attribute_of(
     }
 }
 
-/// The indexed columns of a relation; freed when dropped.
+/// The indexed columns of a relation. Errors of waits for row locks jump over them: then they go with their memory context.
 pub struct IndexedColumns {
     indexed: *mut pg_sys::Bitmapset,
     key: *mut pg_sys::Bitmapset,
@@ -110,13 +110,9 @@ impl IndexedColumns {
             }
         }
     }
-}
 
-impl Drop for IndexedColumns {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
+    /// Frees them.
+    pub fn free(self) {
         // SAFETY: both are ours; bms_free accepts null.
         unsafe {
             pg_sys::bms_free(self.indexed);

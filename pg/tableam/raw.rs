@@ -18,8 +18,9 @@ unsafe extern "C-unwind" {
     pub fn log_needs_flush(lsn: pg_sys::XLogRecPtr) -> bool;
 }
 
-/// Functions that run a user's code. The guard keeps an error's message, detail and hint only: context, constraint name and
-/// query position get lost. Their errors jump over the frames of the caller instead, which must own nothing that has to be dropped.
+/// Functions that run a user's code or wait for row locks. The guard keeps an error's message, detail and hint only: context,
+/// the detail for the server's log, constraint name and query position get lost. Their errors jump over the frames of the caller
+/// instead, up to the callback's own guard and past it, so that none of these frames may own anything that has to be dropped.
 pub mod unguarded {
     use pgrx::pg_sys;
 
@@ -41,6 +42,13 @@ pub mod unguarded {
             unchanged: bool,
             info: *mut pg_sys::IndexInfo,
         ) -> bool;
+        pub fn XactLockTableWait(
+            xid: pg_sys::TransactionId,
+            table: pg_sys::Relation,
+            tid: pg_sys::ItemPointer,
+            operation: pg_sys::XLTW_Oper::Type,
+        );
+        pub fn LockTuple(table: pg_sys::Relation, tid: pg_sys::ItemPointer, mode: pg_sys::LOCKMODE);
     }
 }
 

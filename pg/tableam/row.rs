@@ -31,7 +31,7 @@ impl LatchedRow {
         let pin = storage.cache.read(storage.block(tid.block), wait).or_raise();
         let page = pin.into_exclusive(wait).or_raise();
         let mut header = page.page().version(tid.offset)?.header();
-        let lsn = page.page().lsn();
+        let lsn = storage.hint_lsn(page.page());
         let mut hints = 0;
         let state = satisfies_update(&header, tid, cid, &PostgresStatus, lsn, &mut hints);
         set_hints(&page, tid.offset, hints);

@@ -13,6 +13,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::LockTupleMode::{self, LockTupleExclusive, LockTupleKeyShare, LockTupleNoKeyExclusive, LockTupleShare};
 use pgrx::pg_sys::MultiXactStatus;
 
+use super::raw;
 use super::slot::item_pointer;
 use super::status::{PostgresStatus, for_each_member, narrow};
 use super::storage::relation_name;
@@ -236,43 +237,64 @@ pub struct WaitFor {
     pub operation: pg_sys::XLTW_Oper::Type,
 }
 
+/// Refuses to compile for a type with something to drop. What is alive across [`wait_for_xid`], [`wait_for_multi`] and
+/// [`TupleLock::acquire`] is checked with it.
+pub const fn nothing_to_drop<T>() {
+    assert!(!std::mem::needs_drop::<T>(), "an error during a wait for a row lock would jump over it");
+}
+
+const _: () = nothing_to_drop::<TupleLock>();
+const _: () = nothing_to_drop::<WaitFor>();
+
 /// Waits until a transaction has ended; with `block` unset answers false instead of waiting.
+///
+/// An error (deadlock, timeout, cancellation) leaves this and the calling functions by a long jump, so that it keeps the context
+/// that names the row: callers hold no latch, no pin and nothing else with something to drop.
 pub fn wait_for_xid(xid: pg_sys::TransactionId, what: &WaitFor, block: bool) -> bool {
-    // SAFETY: no latch is held; the wait serves interrupts.
-    unsafe {
-        if block {
-            let mut tid = item_pointer(what.tid);
-            pg_sys::XactLockTableWait(xid, what.rel, &mut tid, what.operation);
-            return true;
-        }
-        pg_sys::ConditionalXactLockTableWait(xid)
+    if !block {
+        // SAFETY: no latch is held; errors unwind through the guard.
+        return unsafe { pg_sys::ConditionalXactLockTableWait(xid) };
     }
+    let mut tid = item_pointer(what.tid);
+    // SAFETY: no latch is held; the wait serves interrupts. The frames up to the callback's guard have nothing to drop, and that
+    // guard keeps no state that a jump past it would leave behind; Postgres' handler puts its own stacks back.
+    unsafe { raw::unguarded::XactLockTableWait(xid, what.rel, &mut tid, what.operation) };
+    true
 }
 
 /// Waits for the members of a multixact that conflict with `status`; false when that would block and must not. The number tells
-/// how many other members remain.
+/// how many other members remain. Errors leave it as they leave [`wait_for_xid`].
 pub fn wait_for_multi(multi: u32, status: MultiXactStatus::Type, infomask: u16, what: &WaitFor, block: bool) -> (bool, usize) {
-    let mut members = Vec::new();
-    for_each_member(multi, is_locked_only(infomask), &mut |xid, status| members.push((xid, status)));
+    let mut members: *mut pg_sys::MultiXactMember = std::ptr::null_mut();
     let mut remaining = 0;
-    for (xid, member) in members {
-        let full = u64::from(xid.into_inner());
-        if PostgresStatus.is_current(full) {
-            remaining += 1;
-            continue;
+    let mut got = true;
+    // SAFETY: the members are as many as Postgres says. They are in its memory and not in a Vec: an error that jumps out of a wait
+    // leaves them to the end of the statement.
+    unsafe {
+        let count =
+            pg_sys::GetMultiXactIdMembers(pg_sys::MultiXactId::from(multi), &mut members, false, is_locked_only(infomask));
+        for place in 0..count.max(0) as usize {
+            let member = *members.add(place);
+            let full = u64::from(member.xid.into_inner());
+            if PostgresStatus.is_current(full) {
+                remaining += 1;
+            } else if !modes_conflict(mode_of_status(member.status), mode_of_status(status)) {
+                remaining += usize::from(PostgresStatus.in_progress(full));
+            } else if !wait_for_xid(member.xid, what, block) {
+                got = false;
+                break;
+            }
         }
-        if !modes_conflict(mode_of_status(member), mode_of_status(status)) {
-            remaining += usize::from(PostgresStatus.in_progress(full));
-            continue;
-        }
-        if !wait_for_xid(xid, what, block) {
-            return (false, remaining);
+        if !members.is_null() {
+            pg_sys::pfree(members.cast());
         }
     }
-    (true, remaining)
+    (got, remaining)
 }
 
-/// The heavyweight lock that keeps the order of waiters for one row; given back when dropped.
+/// The heavyweight lock that keeps the order of waiters for one row. It is given back by [`TupleLock::release`] and not when it
+/// is dropped, as errors jump over it: then the end of the transaction gives it back, as for heap.
+#[must_use = "it is given back by release()"]
 pub struct TupleLock {
     rel: pg_sys::Relation,
     tid: Tid,
@@ -286,17 +308,20 @@ impl TupleLock {
         TupleLock { rel, tid, mode, held: false }
     }
 
-    /// Takes the lock if it is not held; false when `policy` says not to wait and it is taken by another.
+    /// Takes the lock if it is not held; false when `policy` says not to wait and it is taken by another. Errors of the wait
+    /// leave it as they leave [`wait_for_xid`].
     pub fn acquire(&mut self, policy: pg_sys::LockWaitPolicy::Type) -> bool {
         if self.held {
             return true;
         }
         let mut tid = item_pointer(self.tid);
-        // SAFETY: no latch is held; waits serve interrupts and errors unwind through the guard.
-        unsafe {
-            if policy == pg_sys::LockWaitPolicy::LockWaitBlock {
-                pg_sys::LockTuple(self.rel, &mut tid, heavyweight(self.mode));
-            } else if !pg_sys::ConditionalLockTuple(self.rel, &mut tid, heavyweight(self.mode)) {
+        if policy == pg_sys::LockWaitPolicy::LockWaitBlock {
+            // SAFETY: as in `wait_for_xid`.
+            unsafe { raw::unguarded::LockTuple(self.rel, &mut tid, heavyweight(self.mode)) };
+        } else {
+            // SAFETY: no latch is held; errors unwind through the guard.
+            let got = unsafe { pg_sys::ConditionalLockTuple(self.rel, &mut tid, heavyweight(self.mode)) };
+            if !got {
                 if policy == pg_sys::LockWaitPolicy::LockWaitError {
                     raise_not_available(self.rel);
                 }
@@ -306,17 +331,14 @@ impl TupleLock {
         self.held = true;
         true
     }
-}
 
-impl Drop for TupleLock {
-    fn drop(&mut self) {
-        // While an error unwinds, the end of the transaction gives the lock back.
-        if !self.held || std::thread::panicking() {
-            return;
+    /// Gives the lock back if it was taken.
+    pub fn release(self) {
+        if self.held {
+            let mut tid = item_pointer(self.tid);
+            // SAFETY: the lock is held in this mode by this backend.
+            unsafe { pg_sys::UnlockTuple(self.rel, &mut tid, heavyweight(self.mode)) };
         }
-        let mut tid = item_pointer(self.tid);
-        // SAFETY: the lock is held in this mode by this backend.
-        unsafe { pg_sys::UnlockTuple(self.rel, &mut tid, heavyweight(self.mode)) };
     }
 }
 

@@ -132,7 +132,7 @@ impl Scan {
         let Some(version) = page.version(offset) else { return false };
         let header = version.header();
         let mut hints = 0;
-        let seen = self.view.sees(&header, page.lsn(), &mut hints);
+        let seen = self.view.sees(&header, self.storage.hint_lsn(page), &mut hints);
         if hints != 0 {
             pin.set_hint(page.line(offset).infomask_position(), hints);
         }
@@ -560,7 +560,7 @@ pub unsafe extern "C-unwind" fn scan_bitmap_next_block(
         let offsets = std::slice::from_raw_parts((*bitmap).offsets.as_ptr(), (*bitmap).ntuples as usize);
         for offset in offsets {
             let root = Tid::new(block, *offset);
-            let hit = search_chain(state.base.rs_rd, &state.view, pin.get(), page, root, true, false);
+            let hit = search_chain(state.base.rs_rd, &state.storage, &state.view, pin.get(), page, root, true, false);
             if let Some(found) = hit.found {
                 if state.serializable
                     && let Some(place) = super::fetch::version_place(pin.get(), page, found)

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use kalamdb_engine::cache::{Cache, RelationFile, StorageDescriptor};
-use kalamdb_engine::ids::{PageKey, PageNumber, StorageId};
+use kalamdb_engine::ids::{Lsn, PageKey, PageNumber, StorageId};
+use kalamdb_engine::page::Page;
 use kalamdb_engine::{Error, ErrorKind};
 use pgrx::pg_sys;
 
@@ -126,6 +127,15 @@ impl Storage {
     #[inline]
     pub fn block(&self, block: u32) -> PageKey {
         PageKey::block(self.id, block)
+    }
+
+    /// The LSN by which hints for a page are judged.
+    ///
+    /// A hint of a commit waits until the commit is flushed, as the page could outlive it in a crash. Pages of temporary and
+    /// unlogged tables never do, and their commits are not flushed at once: their hints wait for nothing.
+    #[inline]
+    pub fn hint_lsn(&self, page: Page<'_>) -> Lsn {
+        if self.descriptor.outlives_crash() { page.lsn() } else { Lsn(u64::MAX) }
     }
 
     /// The key of any page of the storage.

@@ -21,8 +21,8 @@ use super::modified::{IndexedColumns, Modified, modified_columns};
 use super::raw;
 use super::row::{LatchedRow, report_gone, tm_result};
 use super::row_lock::{
-    NewXmax, TupleLock, WaitFor, add_holder, holds, is_locked_only, member_status, multi_conflict, multi_masks, wait_for_multi,
-    wait_for_xid,
+    NewXmax, TupleLock, WaitFor, add_holder, holds, is_locked_only, member_status, multi_conflict, multi_masks, nothing_to_drop,
+    wait_for_multi, wait_for_xid,
 };
 use super::slot::{item_pointer, tid_of};
 use super::space::page_with_room;
@@ -42,6 +42,8 @@ struct Update {
     xid: Xid,
     cid: u32,
 }
+
+const _: () = nothing_to_drop::<(Update, IndexedColumns, NewTuple)>();
 
 /// Updates one version.
 #[pg_guard]
@@ -66,10 +68,11 @@ pub unsafe extern "C-unwind" fn tuple_update(
             Update { rel, storage, waiter: BackendWait::new(storage.cache), tid: tid_of(&*tid), xid: current_xid(), cid };
         let columns = IndexedColumns::of(rel);
         let mut new = NewTuple::unmoved(rel, slot);
-        let updated = update.run(&columns, &mut new, crosscheck, wait, &mut *lock_mode);
-        match updated {
+        let mut lock = None;
+        let updated = update.run(&columns, &mut new, &mut lock, crosscheck, wait, &mut *lock_mode);
+        let result = match updated {
             Ok((new_tid, heap_only)) => {
-                new.placed(&update.storage);
+                new.placed();
                 (*slot).tts_tid = item_pointer(new_tid);
                 *update_indexes = !heap_only;
                 pg_sys::pgstat_count_heap_update(rel, heap_only);
@@ -85,7 +88,12 @@ pub unsafe extern "C-unwind" fn tuple_update(
                     None => report_gone(update.tid, failure),
                 }
             }
+        };
+        if let Some(lock) = lock {
+            lock.release();
         }
+        columns.free();
+        result
     }
 }
 
@@ -98,11 +106,11 @@ impl Update {
         &self,
         columns: &IndexedColumns,
         new: &mut NewTuple,
+        lock: &mut Option<TupleLock>,
         crosscheck: pg_sys::Snapshot,
         wait: bool,
         lock_mode: &mut LockTupleMode::Type,
     ) -> Result<(Tid, bool), Refused> {
-        let mut lock: Option<TupleLock> = None;
         let mut known: Option<Modified> = None;
         loop {
             let Some(row) = LatchedRow::find(&self.storage, self.tid, self.cid, &self.waiter) else {

@@ -95,6 +95,12 @@ impl StorageDescriptor {
         self.unlogged.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether rows are there after a crash of the server: those of temporary and unlogged tables are not.
+    #[inline]
+    pub fn outlives_crash(&self) -> bool {
+        self.owner.load(Ordering::Relaxed) == 0 && !self.is_unlogged()
+    }
+
     /// Whether the storage never had a page.
     pub fn is_unused(&self) -> bool {
         self.blocks.load(Ordering::Acquire) == 0 && self.next_value.load(Ordering::Acquire) <= 1

@@ -180,3 +180,24 @@ SELECT count(*) FROM parallel_temp WHERE other >= 0;
 RESET enable_seqscan;
 RESET min_parallel_index_scan_size;
 DROP TABLE parallel_temp;
+
+-- a deleted row costs one look: the index entry is marked dead without a wait for the flush of the commit
+CREATE FUNCTION heap_fetches(query text) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE plan json;
+BEGIN
+  EXECUTE 'EXPLAIN (ANALYZE, FORMAT json) ' || query INTO plan;
+  RETURN plan->0->'Plan'->>'Heap Fetches';
+END $$;
+SET enable_seqscan = off;
+SET enable_indexscan = off;
+SET enable_bitmapscan = off;
+CREATE TEMPORARY TABLE gone (id int UNIQUE) WITH (autovacuum_enabled = off);
+INSERT INTO gone VALUES (1), (2);
+DELETE FROM gone;
+SELECT heap_fetches('SELECT id FROM gone ORDER BY id');
+SELECT heap_fetches('SELECT id FROM gone ORDER BY id');
+RESET enable_seqscan;
+RESET enable_indexscan;
+RESET enable_bitmapscan;
+DROP TABLE gone;
+DROP FUNCTION heap_fetches;
