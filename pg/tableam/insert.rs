@@ -43,9 +43,8 @@ pub struct NewTuple {
     pub tuple: pg_sys::HeapTuple,
     /// The tuple as the caller's slot has it.
     shown: pg_sys::HeapTuple,
-    /// The large values moved out of it; in Postgres' memory too, as errors of waits for row locks jump over this.
-    values: *const u32,
-    value_count: usize,
+    /// Number of large values moved out of it.
+    values: usize,
 }
 
 impl NewTuple {
@@ -75,7 +74,7 @@ impl NewTuple {
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, &mut should_free);
             (*slot).tts_tableOid = (*rel).rd_id;
             (*tuple).t_tableOid = (*rel).rd_id;
-            NewTuple { tuple, shown: tuple, values: std::ptr::null(), value_count: 0 }
+            NewTuple { tuple, shown: tuple, values: 0 }
         }
     }
 
@@ -84,13 +83,9 @@ impl NewTuple {
     /// # Safety
     /// The tuple is a row of `rel`; no latch is held.
     pub unsafe fn move_out(&mut self, rel: pg_sys::Relation, storage: &Storage) {
-        // SAFETY: see above; the copy has room for as many values.
-        unsafe {
-            let moved = values::move_out(rel, storage, self.tuple);
-            let copy = pg_sys::palloc(size_of_val(moved.values.as_slice())).cast::<u32>();
-            copy.copy_from_nonoverlapping(moved.values.as_ptr(), moved.values.len());
-            (self.tuple, self.values, self.value_count) = (moved.tuple, copy, moved.values.len());
-        }
+        // SAFETY: see above.
+        let moved = unsafe { values::move_out(rel, storage, self.tuple) };
+        (self.tuple, self.values) = (moved.tuple, moved.values);
         let len = self.version_len();
         if len > MAX_VERSION {
             raise(Error::new(ErrorKind::LimitExceeded, format!("row is too big: size {len}, maximum size {MAX_VERSION}")));
@@ -98,11 +93,8 @@ impl NewTuple {
     }
 
     /// Notes that the row is stored, and with it the references to its large values.
-    pub fn placed(&self, storage: &Storage) {
-        if self.value_count > 0 {
-            // SAFETY: `move_out` made the copy, which lives as long as the callback.
-            values::placed(storage, unsafe { std::slice::from_raw_parts(self.values, self.value_count) });
-        }
+    pub fn placed(&self) {
+        values::placed(self.values);
     }
 
     /// Tells the caller's tuple what became of it, as RETURNING and triggers look at its system columns.
@@ -207,7 +199,7 @@ unsafe fn insert_row(
         }
         let tid = place(&mut page, &header, new.body());
         drop(page);
-        new.placed(&storage);
+        new.placed();
         let pointer = item_pointer(tid);
         new.show(&header, tid);
         (*slot).tts_tid = pointer;
@@ -312,7 +304,7 @@ pub unsafe extern "C-unwind" fn multi_insert(
             for (row, tid) in tids.iter().enumerate() {
                 let pointer = item_pointer(*tid);
                 let stored = &rows[done + row];
-                stored.placed(&storage);
+                stored.placed();
                 stored.show(&stored.header(xid, cid, tid.block, frozen), *tid);
                 (*slots[done + row]).tts_tid = pointer;
                 (*slots[done + row]).tts_tableOid = (*rel).rd_id;

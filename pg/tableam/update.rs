@@ -72,7 +72,7 @@ pub unsafe extern "C-unwind" fn tuple_update(
         let updated = update.run(&columns, &mut new, &mut lock, crosscheck, wait, &mut *lock_mode);
         let result = match updated {
             Ok((new_tid, heap_only)) => {
-                new.placed(&update.storage);
+                new.placed();
                 (*slot).tts_tid = item_pointer(new_tid);
                 *update_indexes = !heap_only;
                 pg_sys::pgstat_count_heap_update(rel, heap_only);

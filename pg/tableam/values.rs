@@ -133,7 +133,7 @@ pub unsafe fn needs_move(tuple: pg_sys::HeapTuple) -> bool {
 /// # Safety
 /// `tuple` is a row of `rel`; no latch is held.
 pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::HeapTuple) -> Moved {
-    let mut stored = Vec::new();
+    let mut stored = 0;
     let wait = BackendWait::new(storage.cache);
     // SAFETY: the descriptor belongs to the open relation; new values are palloc'ed and live as long as the statement's context.
     unsafe {
@@ -147,7 +147,7 @@ pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::
                 && form.movable
             {
                 share(storage, pointer.value, &wait).or_raise();
-                stored.push(pointer.value);
+                stored += 1;
                 continue;
             }
             if is_external(value) {
@@ -231,14 +231,14 @@ unsafe fn store(
     rel: pg_sys::Relation,
     storage: &Storage,
     value: *mut u8,
-    stored: &mut Vec<u32>,
+    stored: &mut usize,
     wait: &dyn Wait,
 ) -> Result<pg_sys::Datum> {
     // SAFETY: `value` is a plain, short or compressed varlena.
     let (bytes, rawsize, extinfo) = unsafe { stored_form(value) };
     let number = next_number(rel, storage)?;
     note_unplaced(storage, number);
-    stored.push(number);
+    *stored += 1;
     for (chunk, payload) in bytes.chunks(OVERFLOW_PAYLOAD).enumerate() {
         let key = chunk_key(storage, number, chunk);
         let mut page = storage.cache.create_page(key, wait)?.into_exclusive(wait)?;
@@ -311,8 +311,8 @@ fn share(storage: &Storage, value: u32, wait: &dyn Wait) -> Result<()> {
 pub struct Moved {
     /// The tuple.
     pub tuple: pg_sys::HeapTuple,
-    /// The values it counts on; [`placed`] is owed for them once the row is stored.
-    pub values: Vec<u32>,
+    /// Number of values it counts on; [`placed`] is owed for them once the row is stored.
+    pub values: usize,
 }
 
 /// A reference to a value that no stored row stands for yet.
@@ -330,18 +330,13 @@ fn note_unplaced(storage: &Storage, value: u32) {
     UNPLACED.with_borrow_mut(|unplaced| unplaced.push(Unplaced { storage: *storage, value }));
 }
 
-/// Notes that the row which names the values is stored: from now on pruning that row releases them.
-pub fn placed(storage: &Storage, values: &[u32]) {
-    if values.is_empty() {
-        return;
+/// Notes that the row which names the next `count` values is stored: from now on pruning that row releases them.
+///
+/// Rows are stored in the order in which their values were moved out.
+pub fn placed(count: usize) {
+    if count > 0 {
+        UNPLACED.with_borrow_mut(|unplaced| drop(unplaced.drain(..count.min(unplaced.len()))));
     }
-    UNPLACED.with_borrow_mut(|unplaced| {
-        for value in values {
-            if let Some(place) = unplaced.iter().rposition(|entry| entry.storage.id == storage.id && entry.value == *value) {
-                unplaced.swap_remove(place);
-            }
-        }
-    });
 }
 
 /// Releases the values of rows that a failed statement did not get to store; called while the transaction rolls back.

@@ -205,7 +205,7 @@ impl Output {
     unsafe fn move_out(&self, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
         // SAFETY: the caller's row; no latch is held.
         let moved = unsafe { values::move_out(self.new, &self.storage, tuple) };
-        values::placed(&self.storage, &moved.values);
+        values::placed(moved.values);
         moved.tuple
     }
 
