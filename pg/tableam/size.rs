@@ -55,5 +55,9 @@ pub unsafe extern "C-unwind" fn relation_estimate_size(
 ) {
     let usable = if Storage::of(rel).blocks() == 0 { USABLE_HEAP } else { USABLE };
     // SAFETY: Postgres passes an open relation and places for results.
-    unsafe { pg_sys::table_block_relation_estimate_size(rel, widths, pages, rows, all_visible, OVERHEAD, usable) };
+    unsafe {
+        pg_sys::table_block_relation_estimate_size(rel, widths, pages, rows, all_visible, OVERHEAD, usable);
+        // There is no visibility map, so an index-only scan fetches every row: the planner must not count on sparing that.
+        *all_visible = 0.0;
+    }
 }

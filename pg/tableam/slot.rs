@@ -254,7 +254,8 @@ pub unsafe fn store_version(
         (*kalam).base.tupdata =
             pg_sys::HeapTupleData { t_len: (place.len - PREFIX) as u32, t_self: pointer, t_tableOid: table, t_data: header };
         fill(kalam, pointer, table);
-        if (*header).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0 {
+        // Most tables have no large values; then the row is not touched here, where it would be a cache miss of its own.
+        if storage.has_values() && (*header).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0 {
             super::values::localize_slot(slot, rel);
         }
     }

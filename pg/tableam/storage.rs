@@ -123,6 +123,12 @@ impl Storage {
         self.descriptor.blocks.load(Ordering::Acquire)
     }
 
+    /// Whether a large value was ever stored: their numbers start at 1.
+    #[inline]
+    pub fn has_values(&self) -> bool {
+        self.descriptor.next_value.load(Ordering::Relaxed) > 1
+    }
+
     /// The key of a block's page.
     #[inline]
     pub fn block(&self, block: u32) -> PageKey {
