@@ -4,7 +4,7 @@ use kalamdb_engine::page::TupleState;
 use kalamdb_engine::visibility::{TransactionStatus, satisfies_vacuum, update_xid};
 use pgrx::{pg_guard, pg_sys};
 
-use super::scan::Scan;
+use super::scan::{Scan, clear};
 use super::status::{PostgresStatus, refresh_reference, widen};
 
 /// Reads a block that ANALYZE chose.
@@ -68,9 +68,4 @@ pub unsafe extern "C-unwind" fn scan_analyze_next_tuple(
         clear(slot);
         false
     }
-}
-
-unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
-    // SAFETY: every slot kind has this operation.
-    unsafe { (*(*slot).tts_ops).clear.expect("every slot kind can be cleared")(slot) };
 }

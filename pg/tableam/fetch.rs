@@ -9,6 +9,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::pins::{self, NO_FRAME};
 use super::prune;
 use super::raw;
+use super::row::set_hints;
 use super::slot::{TuplePlace, item_pointer, store_version, tid_of};
 use super::status::{PostgresStatus, SnapshotView, narrow};
 use super::storage::Storage;
@@ -104,7 +105,7 @@ impl ChainVisitor for Walk<'_> {
         let seen = self.view.sees(header, self.hint_lsn, &mut hints);
         if hints != 0 {
             header.infomask |= hints;
-            self.pin.set_hint(self.page.line(offset).infomask_position(), hints);
+            set_hints(self.pin, self.page, offset, hints);
         }
         if self.serializable {
             // SAFETY: the scan's own relation and snapshot.
@@ -348,9 +349,7 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
             let header = version.header();
             let mut hints = 0;
             let seen = view.sees(&header, storage.hint_lsn(page), &mut hints);
-            if hints != 0 {
-                pin.set_hint(page.line(tid.offset).infomask_position(), hints);
-            }
+            set_hints(&pin, page, tid.offset, hints);
             let place = version_place(&pin, page, tid.offset);
             if view.is_mvcc() && needs_conflict_checks(rel, &view) {
                 check_conflict_out(rel, &view, seen, &header);

@@ -14,6 +14,7 @@ use kalamdb_engine::visibility::{self, TransactionStatus};
 use pgrx::pg_sys;
 
 use super::change::change_page;
+use super::row::set_hints;
 use super::space::reserve_for_updates;
 use super::status::PostgresStatus;
 use super::storage::Storage;
@@ -69,7 +70,7 @@ fn full(xid: Xid) -> pg_sys::FullTransactionId {
 pub fn keep_hints(pin: &Pin, page: Page<'_>, offset: u16, header: &mut Header, hints: u16) {
     if hints & !header.infomask != 0 {
         header.infomask |= hints;
-        pin.set_hint(page.line(offset).infomask_position(), hints);
+        set_hints(pin, page, offset, hints);
     }
 }
 

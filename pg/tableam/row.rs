@@ -1,9 +1,9 @@
 //! One row version under an exclusive latch, judged for a change: the start that delete, update and lock share.
 
-use kalamdb_engine::cache::{LatchedPage, Wait};
+use kalamdb_engine::cache::{LatchedPage, Pin, Wait};
 use kalamdb_engine::ids::{Lsn, Tid, Xid};
-use kalamdb_engine::page::Header;
 use kalamdb_engine::page::infomask::*;
+use kalamdb_engine::page::{Header, Page};
 use kalamdb_engine::visibility::{TmResult, TransactionStatus, header_is_only_locked, satisfies_update, update_xid};
 use pgrx::pg_sys;
 
@@ -34,7 +34,7 @@ impl LatchedRow {
         let lsn = storage.hint_lsn(page.page());
         let mut hints = 0;
         let state = satisfies_update(&header, tid, cid, &PostgresStatus, lsn, &mut hints);
-        set_hints(&page, tid.offset, hints);
+        set_hints(&page, page.page(), tid.offset, hints);
         header.infomask |= hints;
         Some(LatchedRow { page, tid, header, state })
     }
@@ -102,9 +102,9 @@ pub unsafe fn report_gone(tid: Tid, failure: *mut pg_sys::TM_FailureData) -> pg_
 
 /// Sets hint bits of a version in its page; the page must be latched.
 #[inline]
-pub fn set_hints(page: &LatchedPage, offset: u16, hints: u16) {
+pub fn set_hints(pin: &Pin, page: Page<'_>, offset: u16, hints: u16) {
     if hints != 0 {
-        page.set_hint(page.page().line(offset).infomask_position(), hints);
+        pin.set_hint(page.line(offset).infomask_position(), hints);
     }
 }
 

@@ -10,6 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::fetch::{BorrowedPin, check_conflict_out, needs_conflict_checks, search_chain};
 use super::pins::{self, NO_FRAME};
+use super::row::set_hints;
 use super::slot::{TuplePlace, store_version, tid_of};
 use super::status::{PostgresStatus, SnapshotView};
 use super::storage::Storage;
@@ -148,9 +149,7 @@ impl Scan {
         let header = version.header();
         let mut hints = 0;
         let seen = self.view.sees(&header, self.storage.hint_lsn(page), &mut hints);
-        if hints != 0 {
-            pin.set_hint(page.line(offset).infomask_position(), hints);
-        }
+        set_hints(pin, page, offset, hints);
         if self.serializable {
             // SAFETY: the scan's own relation and snapshot.
             unsafe { check_conflict_out(self.base.rs_rd, &self.view, seen, &header) };
@@ -448,7 +447,11 @@ pub unsafe extern "C-unwind" fn scan_getnextslot(
     }
 }
 
-unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
+/// Empties a slot.
+///
+/// # Safety
+/// `slot` is a live slot.
+pub unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
     // SAFETY: every slot kind has this operation.
     unsafe { (*(*slot).tts_ops).clear.expect("every slot kind can be cleared")(slot) };
 }
