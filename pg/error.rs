@@ -6,6 +6,8 @@ use kalamdb_engine::{Error, ErrorKind};
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, pg_sys};
 
+use crate::ffi::interrupts;
+
 /// An error as Postgres reports it: SQLSTATE, message, detail and hint.
 #[derive(Debug, Clone)]
 pub struct SqlError {
@@ -53,10 +55,137 @@ impl SqlError {
         SqlError::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)
     }
 
+    /// What was asked for is not there (P0002).
+    #[cold]
+    pub fn no_data(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, message)
+    }
+
     /// The transaction is in no state for the operation (25000).
     #[cold]
     pub fn invalid_transaction_state(message: impl Into<String>) -> SqlError {
         SqlError::new(PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE, message)
+    }
+
+    /// Nobody is known for whom the session could act (28000).
+    #[cold]
+    pub fn invalid_authorization(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, message)
+    }
+
+    /// A name, password or token is wrong (28P01).
+    #[cold]
+    pub fn invalid_password(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_INVALID_PASSWORD, message)
+    }
+
+    /// The session may not do this (42501).
+    #[cold]
+    pub fn insufficient_privilege(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+    }
+
+    /// A table, column or index is not defined as it has to be (42P16).
+    #[cold]
+    pub fn invalid_definition(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_INVALID_TABLE_DEFINITION, message)
+    }
+
+    /// A foreign key is not defined as it has to be (42830).
+    #[cold]
+    pub fn invalid_foreign_key(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_INVALID_FOREIGN_KEY, message)
+    }
+
+    /// A column that cannot be null is (23502).
+    #[cold]
+    pub fn not_null_violation(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION, message)
+    }
+
+    /// An argument has a bad value (22023).
+    #[cold]
+    pub fn invalid_parameter(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+    }
+
+    /// There is an object of this name already (42710).
+    #[cold]
+    pub fn duplicate_object(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, message)
+    }
+
+    /// There is no object of this name (42704).
+    #[cold]
+    pub fn undefined_object(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message)
+    }
+
+    /// The statement needs something that is not built (0A000).
+    #[cold]
+    pub fn unsupported(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
+    }
+
+    /// Others need the object (2BP01).
+    #[cold]
+    pub fn dependent_objects(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST, message)
+    }
+
+    /// Somebody ended what the statement waited for (57014).
+    #[cold]
+    pub fn cancelled(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message)
+    }
+
+    /// A statement that the extension itself runs failed in the interface and not in Postgres.
+    #[cold]
+    pub fn from_spi(error: pgrx::spi::SpiError) -> SqlError {
+        Error::internal(format!("a statement of the extension: {error}")).into()
+    }
+
+    /// The error with a SQLSTATE and a message that were kept as texts.
+    pub fn from_parts(sqlstate: &str, message: String) -> SqlError {
+        let code = sqlstate.bytes().rev().fold(0i32, |code, letter| code << 6 | (i32::from(letter) - i32::from(b'0')) & 0x3F);
+        SqlError::new(code.into(), message)
+    }
+
+    /// The SQLSTATE.
+    pub fn sqlstate(&self) -> String {
+        let code = self.code as i32;
+        (0..5).map(|place| char::from((code >> (6 * place) & 0x3F) as u8 + b'0')).collect()
+    }
+
+    /// Message and detail in one text.
+    pub fn full_text(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{}: {detail}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    /// Whether the statement was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+    }
+
+    /// Whether doing the same again may end better.
+    pub fn may_pass(&self) -> bool {
+        !matches!(
+            self.code,
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED
+                | PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
+                | PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+                | PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
+                | PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE
+        )
+    }
+
+    /// What goes on, but not as the user may think (01000).
+    #[cold]
+    pub fn warning(message: impl Into<String>) -> SqlError {
+        SqlError::new(PgSqlErrorCode::ERRCODE_WARNING, message)
     }
 
     /// Adds a sentence with the particulars.
@@ -189,10 +318,16 @@ fn kind(code: PgSqlErrorCode) -> ErrorKind {
 /// Ends the statement with the error.
 #[cold]
 pub fn raise(error: impl Into<SqlError>) -> ! {
-    let error = error.into();
+    let mut error = error.into();
     if error.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED {
-        // Postgres knows who ended the statement and reports it with the right text.
-        crate::ffi::interrupts::check_for_interrupts();
+        if interrupts::interrupt_ends_session() {
+            // Leaving the process from here would leave the pins of the frames below behind. The end of the session comes as soon
+            // as this error has released them.
+            error = SqlError::new(PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN, "terminating connection due to administrator command");
+        } else {
+            // Postgres knows who ended the statement and reports it with the right text.
+            interrupts::check_for_interrupts();
+        }
     }
     error.report(PgLogLevel::ERROR);
     unreachable!("a report at level ERROR does not return")

@@ -2,11 +2,18 @@
 
 use pgrx::prelude::*;
 
+mod cold;
 mod error;
 mod ffi;
 mod functions;
+mod gate;
+mod history;
+mod identity;
+mod jobs;
+mod options;
 mod settings;
 mod shmem;
+mod storages;
 mod tableam;
 mod wal;
 mod worker;
@@ -22,6 +29,12 @@ pub extern "C-unwind" fn _PG_init() {
     shmem::init();
     worker::start::init();
     tableam::init();
+    history::init();
+    cold::explain::init();
+    gate::init();
+    identity::init();
+    jobs::init();
+    options::init();
 }
 
 /// pgrx would put a backtrace into the detail of every error when the server's environment asks for backtraces of panics.

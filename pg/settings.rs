@@ -1,5 +1,6 @@
 //! The settings `kalam.*`: definition, limits and typed getters.
 
+use std::ffi::CString;
 use std::sync::OnceLock;
 
 use kalamdb_engine::cache::CacheConfig;
@@ -16,9 +17,22 @@ const CACHE_MB_ON_DEMAND: i32 = 256;
 
 static CACHE_SIZE: OnceLock<&'static GucSetting<i32>> = OnceLock::new();
 static MAX_STORAGES: GucSetting<i32> = GucSetting::<i32>::new(16_384);
+static STREAM_EVICTION_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
 static CHECKPOINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static CHECKPOINT_DIRTY: GucSetting<i32> = GucSetting::<i32>::new(30);
+static FLUSH_IO_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static MAX_PARALLEL_JOBS: GucSetting<i32> = GucSetting::<i32>::new(2);
+static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
+static FLUSH_CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static LOADER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(4);
+static COLD_LOADER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(8);
+static SEGMENT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+static BCRYPT_COST: GucSetting<i32> = GucSetting::<i32>::new(12);
+static WORKER_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
+static JWT_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static JWT_PUBLIC_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static JWT_ISSUER: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"kalamdb"));
+static JWT_AUDIENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Defines all settings; called when the library is loaded.
 pub fn define() {
@@ -76,8 +90,200 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    define_cold();
+    define_identity();
+    define_jobs();
+    crate::options::defaults::define();
     // SAFETY: Postgres copies the prefix; all settings with it are defined above.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"kalam".as_ptr()) };
+}
+
+fn define_cold() {
+    GucRegistry::define_int_guc(
+        c"kalam.flush_io_limit",
+        c"Most bytes of pages per second that a flush or a compaction works on.",
+        c"0 sets no limit.",
+        &FLUSH_IO_LIMIT,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"kalam.cold_loader_threads",
+        c"Number of engine threads that build pages of cold rows from segments.",
+        c"Each waits for one segment at a time. Takes effect when the engine worker starts.",
+        &COLD_LOADER_THREADS,
+        1,
+        64,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"kalam.segment_retention",
+        c"Time for which the file of a segment is kept after no table needs it any more.",
+        c"As long as backups of the data directory are to find the files that they name.",
+        &SEGMENT_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+}
+
+/// Defines the settings of users, tokens and identifiers.
+fn define_identity() {
+    crate::identity::define_settings();
+    GucRegistry::define_int_guc(
+        c"kalam.bcrypt_cost",
+        c"Work of hashing a password of a KalamDB user, as a power of two.",
+        c"Each step doubles the time of a login.",
+        &BCRYPT_COST,
+        10,
+        14,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"kalam.worker_id",
+        c"Number of this server in the identifiers of kalam.snowflake_id().",
+        c"Servers whose identifiers meet in one table need different numbers.",
+        &WORKER_ID,
+        0,
+        1023,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    for (name, short, long, setting, flags) in [
+        (
+            c"kalam.jwt_secret_file",
+            c"File with the secret of tokens signed with HS256.",
+            c"At least 32 bytes, readable by the server only.",
+            &JWT_SECRET_FILE,
+            GucFlags::SUPERUSER_ONLY,
+        ),
+        (
+            c"kalam.jwt_public_key_file",
+            c"File with the public key, in PEM, of tokens signed with RS256 or ES256.",
+            c"The kind of key decides about the algorithm.",
+            &JWT_PUBLIC_KEY_FILE,
+            GucFlags::SUPERUSER_ONLY,
+        ),
+        (
+            c"kalam.jwt_issuer",
+            c"Issuer that tokens must name, and that issued tokens have.",
+            c"",
+            &JWT_ISSUER,
+            GucFlags::default(),
+        ),
+        (
+            c"kalam.jwt_audience",
+            c"Audience that tokens must name.",
+            c"If it is empty, tokens that are meant for a certain audience are refused.",
+            &JWT_AUDIENCE,
+            GucFlags::default(),
+        ),
+    ] {
+        GucRegistry::define_string_guc(name, short, long, setting, GucContext::Suset, flags);
+    }
+}
+
+/// Work of hashing a password, as a power of two.
+pub fn bcrypt_cost() -> u32 {
+    BCRYPT_COST.get().unsigned_abs()
+}
+
+/// Number of this server in identifiers.
+pub fn worker_id() -> u16 {
+    WORKER_ID.get() as u16
+}
+
+/// File with the secret for tokens.
+pub fn jwt_secret_file() -> Option<String> {
+    text(&JWT_SECRET_FILE)
+}
+
+/// File with the public key for tokens.
+pub fn jwt_public_key_file() -> Option<String> {
+    text(&JWT_PUBLIC_KEY_FILE)
+}
+
+/// Issuer of tokens.
+pub fn jwt_issuer() -> String {
+    text(&JWT_ISSUER).unwrap_or_default()
+}
+
+/// Audience that tokens must name.
+pub fn jwt_audience() -> Option<String> {
+    text(&JWT_AUDIENCE)
+}
+
+/// A setting's text; none if it is empty.
+fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
+    setting.get().map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.is_empty())
+}
+
+fn define_jobs() {
+    GucRegistry::define_int_guc(
+        c"kalam.max_parallel_jobs",
+        c"Most KalamDB jobs that run at the same time in the server.",
+        c"Each takes a background worker. With 0, jobs wait.",
+        &MAX_PARALLEL_JOBS,
+        0,
+        32,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"kalam.stream_eviction_interval",
+        c"How often the storage of expired rows of stream tables is given back.",
+        c"Nobody sees a row from the end of its lifetime on, whenever its storage is given back.",
+        &STREAM_EVICTION_INTERVAL,
+        1,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"kalam.job_retention",
+        c"How long the rows of ended jobs stay in kalam.jobs.",
+        c"",
+        &JOB_RETENTION,
+        0,
+        i32::MAX / 60,
+        GucContext::Sighup,
+        GucFlags::UNIT_MIN,
+    );
+    GucRegistry::define_int_guc(
+        c"kalam.flush_check_interval",
+        c"How often all tables are looked at for rows whose flush is due.",
+        c"Rows and times of flush policies act at once; this is for what failed and is to be tried again.",
+        &FLUSH_CHECK_INTERVAL,
+        1,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+}
+
+/// Most jobs that run at the same time.
+pub fn max_parallel_jobs() -> usize {
+    MAX_PARALLEL_JOBS.get().unsigned_abs() as usize
+}
+
+/// How long rows of ended jobs are kept, in seconds.
+pub fn job_retention_seconds() -> u64 {
+    u64::from(JOB_RETENTION.get().unsigned_abs()) * 60
+}
+
+/// Seconds between two evictions of a stream.
+pub fn stream_eviction_interval() -> u32 {
+    STREAM_EVICTION_INTERVAL.get().unsigned_abs()
+}
+
+/// How often all tables are looked at.
+pub fn flush_check_interval() -> std::time::Duration {
+    std::time::Duration::from_secs(u64::from(FLUSH_CHECK_INTERVAL.get().unsigned_abs()))
 }
 
 /// The sizes of the page cache to make.
@@ -96,9 +302,25 @@ pub fn checkpoint_dirty_percent() -> u64 {
     u64::from(CHECKPOINT_DIRTY.get().unsigned_abs())
 }
 
+/// Number of threads that build cold pages.
+pub fn cold_loader_threads() -> usize {
+    COLD_LOADER_THREADS.get().unsigned_abs() as usize
+}
+
+/// How long files of segments are kept that no table needs.
+pub fn segment_retention() -> std::time::Duration {
+    std::time::Duration::from_secs(SEGMENT_RETENTION.get().unsigned_abs().into())
+}
+
 /// Number of loader threads.
 pub fn loader_threads() -> usize {
     LOADER_THREADS.get().unsigned_abs() as usize
+}
+
+/// The speed of a flush or a compaction, if it has a limit.
+pub fn flush_bytes_per_second() -> Option<u64> {
+    let kilobytes = u64::from(FLUSH_IO_LIMIT.get().unsigned_abs());
+    (kilobytes > 0).then_some(kilobytes << 10)
 }
 
 fn default_cache_mb() -> i32 {

@@ -30,7 +30,10 @@ pub struct Anchor {
     segment: AtomicU32,
     /// Whether a worker is registered with the postmaster; 0 or 1.
     pub worker_registered: AtomicU32,
-    reserved: [AtomicU32; 59],
+    padding: AtomicU32,
+    /// The latest millisecond and sequence number of an identifier.
+    pub snowflake: AtomicU64,
+    reserved: [AtomicU32; 56],
 }
 
 const ANCHOR_MAGIC: u64 = u64::from_le_bytes(*b"KALAMANC");
@@ -176,6 +179,22 @@ fn find_anchor() -> &'static Anchor {
     reference
 }
 
+/// The anchor of this server; needs no engine and starts none.
+///
+/// # Errors
+/// 55000 when another version of the library made it.
+pub fn any_anchor() -> Result<&'static Anchor, SqlError> {
+    let anchor = match anchor() {
+        Some(anchor) => anchor,
+        None => {
+            let _lock = AddinLock::acquire();
+            find_anchor()
+        }
+    };
+    check_version(anchor)?;
+    Ok(anchor)
+}
+
 /// The anchor of this server, once this process has attached the engine's memory.
 pub fn anchor() -> Option<&'static Anchor> {
     // SAFETY: null, or memory that stays mapped as long as the process lives.
@@ -200,6 +219,12 @@ pub fn engine_cache() -> &'static Cache {
 pub fn known_cache() -> Option<&'static Cache> {
     // SAFETY: set once at the start of the process; the handle is leaked and never freed.
     unsafe { if READY_IN.load(Ordering::Relaxed) == pg_sys::MyProcPid { CACHE.load(Ordering::Acquire).as_ref() } else { None } }
+}
+
+/// The cache if this process knows where it is, used or not; never starts anything.
+pub fn attached_cache() -> Option<&'static Cache> {
+    // SAFETY: leaked, never freed; inherited from the postmaster or made by this process.
+    unsafe { CACHE.load(Ordering::Acquire).as_ref() }
 }
 
 #[cold]

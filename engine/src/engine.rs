@@ -5,6 +5,7 @@
 //! is written and flushed, and asks for checkpoints. None of the engine's threads waits for it without an end.
 
 mod checkpoint;
+mod cold;
 mod loader;
 mod replay;
 mod restore;
@@ -39,8 +40,12 @@ pub struct EngineConfig {
     pub timeline: u32,
     /// The end of the log; a new store begins here.
     pub log_end: Lsn,
+    /// The server's own directory for segments; its parent exists.
+    pub segments: PathBuf,
     /// Threads that load pages.
     pub loaders: usize,
+    /// Threads that build cold pages.
+    pub cold_loaders: usize,
     /// Longest time between two checkpoints while the log grows.
     pub checkpoint_interval: Duration,
     /// Bytes of log after which a checkpoint is made.
@@ -53,12 +58,14 @@ impl EngineConfig {
     /// Usual settings for a cluster's store.
     pub fn new(directory: PathBuf, system_identifier: u64, timeline: u32, log_end: Lsn) -> EngineConfig {
         EngineConfig {
+            segments: directory.with_file_name("kalamdb_segments"),
             directory,
             store: StoreOptions::default(),
             system_identifier,
             timeline,
             log_end,
             loaders: 2,
+            cold_loaders: 4,
             checkpoint_interval: Duration::from_secs(60),
             checkpoint_log_bytes: 512 << 20,
             flush_patience: Duration::from_secs(1),
@@ -74,6 +81,8 @@ pub struct Ticket(u64);
 /// stays open until the process ends.
 pub struct Engine {
     shared: Arc<Shared>,
+    /// Whether the cache was made anew with this start: then no process of before is alive.
+    crashed: bool,
     replay: Replay,
     threads: Vec<JoinHandle<()>>,
 }
@@ -91,11 +100,13 @@ impl Engine {
         header.set_worker_state(WorkerState::Starting);
         cache.begin_generation();
         let automatic_compaction = header.compaction_stopped.load(Ordering::Acquire) == 0;
+        cold::files::prepare(&config.segments)?;
         let store = Store::open(&config.directory, &StoreOptions { automatic_compaction, ..config.store.clone() })?;
         let restored = restore::restore(&cache, &store, &config)?;
         let from = restored.mark.lsn;
-        let shared = Arc::new(Shared::new(cache, store, config, restored.quarantine, from));
-        let mut engine = Engine { shared, replay: Replay::new(from), threads: Vec::new() };
+        let crashed = !restored.warm;
+        let shared = Arc::new(Shared::new(cache, store, config, (restored.quarantine, restored.cold), from));
+        let mut engine = Engine { shared, crashed, replay: Replay::new(from), threads: Vec::new() };
         let (mark, known) = (restored.mark, restored.known);
         engine.spawn("kalam writer", move |shared| writer::run(shared, mark, known))?;
         engine.spawn("kalam flusher", checkpoint::run)?;
@@ -127,6 +138,12 @@ impl Engine {
         for _ in 0..shared.config.loaders.max(1) {
             self.spawn("kalam loader", loader::run)?;
         }
+        for _ in 0..shared.config.cold_loaders.max(1) {
+            self.spawn("kalam builder", cold::build::run)?;
+        }
+        let crashed = self.crashed;
+        self.spawn("kalam quick answers", cold::answers::run_quick)?;
+        self.spawn("kalam long answers", move |shared| cold::answers::run_long(shared, crashed))?;
         shared.cache.header().set_worker_state(WorkerState::Ready);
         self.checkpoint(|| end);
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A full 64-bit transaction id; the low half is Postgres' `TransactionId`.
 pub type Xid = u64;
 
@@ -11,7 +13,7 @@ pub const INVALID_XID: Xid = 0;
 pub const FROZEN_XID: Xid = 2;
 
 /// Identifies one storage (the rows behind one relfilenode) for ever; never given out twice.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct StorageId(pub u64);
 
 impl StorageId {
@@ -20,7 +22,7 @@ impl StorageId {
 }
 
 /// A byte position in Postgres' write-ahead log (`XLogRecPtr`).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Lsn(pub u64);
 
 impl Lsn {
@@ -36,12 +38,18 @@ impl fmt::Display for Lsn {
 
 const OVERFLOW: u64 = 1 << 63;
 const DIRECTORY: u64 = 1 << 62;
+const USERS: u64 = 1 << 61;
+const PARTITIONS: u64 = 1 << 60;
+const CHAINS: u64 = 1 << 59;
 
-/// The number of a page within its storage; three number spaces share it.
+/// The number of a page within its storage; several number spaces share it.
 ///
 /// | bits | space |
 /// |---|---|
 /// | below 2^32 | rows, the block number of their TIDs |
+/// | 2^59 + c | page c of the map from blocks to partitions |
+/// | 2^60 + p | page p of the map from partitions to blocks |
+/// | 2^61 + n | node n of the map from users to partitions |
 /// | 2^62 + d | directory page d |
 /// | 2^63 + value * 2^24 + chunk | chunk of an overflow value |
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
@@ -57,6 +65,28 @@ impl PageNumber {
     /// The directory page that describes a run of blocks.
     pub const fn directory(number: u32) -> PageNumber {
         PageNumber(DIRECTORY | number as u64)
+    }
+
+    /// A node of the map from users to partitions: 1 is the root, the children of n are 16 n to 16 n + 15.
+    ///
+    /// `node` is below 2^59.
+    pub const fn users(node: u64) -> PageNumber {
+        PageNumber(USERS | node)
+    }
+
+    /// A page of the map from partitions to their blocks.
+    pub const fn partitions(number: u32) -> PageNumber {
+        PageNumber(PARTITIONS | number as u64)
+    }
+
+    /// A page of the map from blocks to their partitions.
+    pub const fn chains(number: u32) -> PageNumber {
+        PageNumber(CHAINS | number as u64)
+    }
+
+    /// The number of a page of the map from blocks to their partitions.
+    pub const fn as_chains(self) -> Option<u32> {
+        if self.0 & !(u32::MAX as u64) == CHAINS { Some(self.0 as u32) } else { None }
     }
 
     /// One chunk of a value that does not fit into its row's page.

@@ -7,11 +7,14 @@
 
 #[allow(unsafe_code, reason = "the shared memory is reached through raw pointers, here and nowhere else")]
 pub mod cache;
+pub mod cold;
 pub mod engine;
 pub mod error;
 pub mod ids;
+pub mod location;
 pub mod log;
 pub mod page;
+pub mod segment;
 pub mod store;
 pub mod visibility;
 

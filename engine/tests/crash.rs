@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use kalamdb_engine::engine::stop_point;
 use kalamdb_engine::ids::StorageId;
+use support::cold::Job;
 use support::*;
 
 const CHANGES: u64 = 2500;
@@ -46,8 +47,24 @@ fn process() {
     }
     for step in 0..6 {
         std::thread::scope(|scope| {
+            let (log, storages) = (&log, &storages);
+            scope.spawn(move || {
+                let patience = Patience::new();
+                let job = Job {
+                    cache,
+                    log,
+                    store: directory.join("store"),
+                    segments: directory.join("kalamdb_segments"),
+                    wait: &patience,
+                };
+                for id in storages {
+                    job.flush_hot(*id).unwrap();
+                    job.compact(*id).unwrap();
+                    job.client().delete_unused().unwrap();
+                }
+            });
             for lane in 0..2 {
-                let (log, engine, storages) = (&log, &engine, &storages);
+                let engine = &engine;
                 let mut random = Random::new(assignment.seed * 100 + step * 10 + lane);
                 scope.spawn(move || {
                     for _ in 0..CHANGES / 12 {
@@ -84,10 +101,16 @@ fn check(directory: &Path) {
     let store = copy.path().join("store");
     fs::create_dir(&store).unwrap();
     if directory.join("store").exists() {
-        for entry in fs::read_dir(directory.join("store")).unwrap() {
-            let entry = entry.unwrap();
+        let entries = fs::read_dir(directory.join("store")).unwrap().map(|entry| entry.unwrap());
+        for entry in entries.filter(|entry| entry.path().is_file()) {
             fs::copy(entry.path(), store.join(entry.file_name())).unwrap();
         }
+    }
+    let segments = copy.path().join("kalamdb_segments");
+    fs::create_dir(&segments).unwrap();
+    for entry in fs::read_dir(directory.join("kalamdb_segments")).into_iter().flatten() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), segments.join(entry.file_name())).unwrap();
     }
     if directory.join("log").exists() {
         fs::copy(directory.join("log"), copy.path().join("log")).unwrap();

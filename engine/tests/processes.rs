@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use kalamdb_engine::cache::{Cache, WorkerState};
 use kalamdb_engine::engine::stop_point;
 use kalamdb_engine::ids::{Lsn, PageKey, StorageId};
+use support::cold::Job;
 use support::*;
 
 const FRAMES: u32 = 128;
 const MOST_BLOCKS: u32 = 150;
 const BACKENDS: u64 = 3;
 const CHANGES: u64 = 4000;
+const ROUNDS: u64 = 40;
 
 /// The other sides: does nothing unless a test below started it.
 #[test]
@@ -24,6 +26,7 @@ fn process() {
     let Some(assignment) = Assignment::get() else { return };
     match assignment.role.as_str() {
         "worker" => worker(&assignment.directory),
+        "job" => job(&assignment.directory),
         _ => backend(&assignment.directory, assignment.seed),
     }
 }
@@ -70,6 +73,26 @@ fn backend(directory: &Path, seed: u64) {
     }
 }
 
+/// A job: makes blocks cold and puts segments together, as long as the backends run.
+fn job(directory: &Path) {
+    let memory = Memory::attach(&directory.join("memory"));
+    let (cache, log, patience) = (memory.cache, Log::shared(&directory.join("log")), Patience::new());
+    let store = directory.join("store");
+    let job = Job { cache, log: &log, store, segments: directory.join("kalamdb_segments"), wait: &patience };
+    let storages: Vec<StorageId> = cache.storages().list().iter().map(|storage| storage.id).collect();
+    for round in 0u64.. {
+        let id = storages[round as usize % storages.len()];
+        if round >= ROUNDS && directory.join("enough").exists() {
+            break;
+        }
+        match round % 5 {
+            4 => drop(job.compact(id).unwrap()),
+            3 => drop(job.client().delete_unused().unwrap()),
+            _ => drop(job.flush_hot(id).unwrap()),
+        }
+    }
+}
+
 fn output(directory: &Path, role: &str) -> String {
     std::fs::read_to_string(directory.join(format!("{role}.log"))).unwrap_or_default()
 }
@@ -93,7 +116,8 @@ fn run_backends(directory: &Path, worker: &mut Process, backends: &mut Vec<Proce
         }
         backends.retain_mut(|backend| match backend.ended() {
             Some(status) => {
-                let logs: String = (0..BACKENDS).map(|number| output(directory, &format!("backend{number}"))).collect();
+                let mut logs: String = (0..BACKENDS).map(|number| output(directory, &format!("backend{number}"))).collect();
+                logs.push_str(&output(directory, "job"));
                 assert!(status.success(), "{status}: {logs}");
                 false
             }
@@ -122,9 +146,14 @@ fn check_processes(stops: &[(&str, u64)]) {
     }
     let backend = |number| start_process(&format!("backend{number}"), directory, number + 1, None);
     let mut backends: Vec<Process> = (0..BACKENDS).map(backend).collect();
+    backends.push(start_process("job", directory, 0, None));
     run_backends(directory, &mut worker, &mut backends, stops);
     Model::of(&log).check(&memory.cache, &Patience::new());
-    assert!(memory.cache.header().counters.evictions.load(Ordering::SeqCst) > 1000);
+    let counters = &memory.cache.header().counters;
+    assert!(counters.evictions.load(Ordering::SeqCst) > 1000);
+    let cold = [&counters.blocks_cooled, &counters.blocks_thawed, &counters.cold_loads, &counters.segments_deleted];
+    let cold = cold.map(|counter| counter.load(Ordering::SeqCst));
+    assert!(cold.iter().all(|count| *count > 0), "cooled, thawed, built and deleted: {cold:?}");
 
     std::fs::write(directory.join("stop"), b"").unwrap();
     assert!(worker.wait(Duration::from_secs(120)).is_some_and(|status| status.success()), "{}", output(directory, "worker"));
@@ -152,5 +181,11 @@ fn backends_outlive_lost_workers() {
         ("mark written", 2),
         ("checkpoint published", 3),
         ("checkpoint begun", 3),
+        ("blocks cooled", 2),
+        ("segment prepared", 2),
+        ("cold page built", 10),
+        ("segment committed", 2),
+        ("segment retired", 1),
+        ("segment files deleted", 1),
     ]);
 }

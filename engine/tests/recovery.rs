@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use kalamdb_engine::ErrorKind;
 use kalamdb_engine::cache::{WaitForever, WorkerState};
-use kalamdb_engine::engine::Engine;
+use kalamdb_engine::cold::CommitMode;
+use kalamdb_engine::engine::{Engine, EngineConfig};
 use kalamdb_engine::ids::{Lsn, PageKey, StorageId};
 use kalamdb_engine::log::RecordBuilder;
 use proptest::prelude::*;
+use support::cold::*;
 use support::*;
 
 /// A cluster in one process, with a cache much smaller than its pages.
@@ -56,7 +58,7 @@ impl Cluster {
     }
 
     fn start(&mut self, store: PathBuf) {
-        let config = config(&store, &self.log);
+        let config = EngineConfig { segments: self.segments(), ..config(&store, &self.log) };
         self.engine = Some(recover(self.memory.cache, config, &self.log).unwrap());
         // What was published as durable may be cut off the log.
         assert!(self.engine().durable() >= self.promised, "{} {}", self.engine().durable(), self.promised);
@@ -91,6 +93,27 @@ impl Cluster {
         let id = self.storages[self.random.below(self.storages.len() as u64) as usize];
         let wait = MainThread { engine: self.engine.as_ref(), log: &self.log };
         random_change(&self.memory.cache, &self.log, id, &mut self.random, MOST_BLOCKS, &wait).unwrap();
+    }
+
+    /// Segments do not change, so that a crash leaves them as they are.
+    fn segments(&self) -> PathBuf {
+        self.directory.path().join("segments")
+    }
+
+    /// One thing that a job does.
+    fn cold(&mut self, what: u64) {
+        if self.storages.is_empty() {
+            return;
+        }
+        let id = self.storages[self.random.below(self.storages.len() as u64) as usize];
+        let wait = self.wait();
+        let job = Job { cache: self.memory.cache, log: &self.log, store: self.store(), segments: self.segments(), wait: &wait };
+        match what {
+            0 => drop(job.compact(id).unwrap()),
+            1 => drop(job.flush(id, CommitMode::Flush, false, &mut is_eligible).unwrap()),
+            2 => drop(job.client().delete_unused().unwrap()),
+            _ => drop(job.flush_hot(id).unwrap()),
+        }
     }
 
     fn checkpoint(&self) {
@@ -182,10 +205,12 @@ proptest! {
                 21..24 => {
                     cluster.log.flush();
                 }
+                24..34 => cluster.cold(u64::from(step - 24)),
                 _ => (0..1 + step % 16).for_each(|_| cluster.change()),
             }
         }
         cluster.log.flush();
+        cluster.cold(9);
         cluster.crash();
         cluster.checkpoint();
         prop_assert!(cluster.engine().durable() >= cluster.log.position());

@@ -202,3 +202,79 @@ pub unsafe fn begin_index_scan(
         }
     }
 }
+
+/// Explains a query as Postgres itself does without a hook.
+///
+/// # Safety
+/// The arguments are those of the hook.
+pub unsafe fn explain_one_query(
+    query: *mut pg_sys::Query,
+    options: std::ffi::c_int,
+    into: *mut pg_sys::IntoClause,
+    state: *mut pg_sys::ExplainState,
+    text: *const std::ffi::c_char,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+) {
+    // SAFETY: see above.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    unsafe {
+        pg_sys::standard_ExplainOneQuery(query, options, into, state, text, parameters, environment);
+    }
+    // SAFETY: see above; usage and duration are those of the planning.
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    unsafe {
+        let (before, begun) = (pg_sys::pgBufferUsage, std::time::Instant::now());
+        let plan = pg_sys::pg_plan_query(query, text, options, parameters);
+        let duration = instr_time(begun.elapsed());
+        let after = pg_sys::pgBufferUsage;
+        let used = buffer_difference(&before, &after);
+        let used = if (*state).buffers { &raw const used } else { std::ptr::null() };
+        pg_sys::ExplainOnePlan(plan, into, state, text, parameters, environment, &duration, used);
+    }
+}
+
+#[cfg(feature = "pg15")]
+fn instr_time(duration: std::time::Duration) -> pg_sys::instr_time {
+    pg_sys::instr_time { tv_sec: duration.as_secs() as _, tv_nsec: duration.subsec_nanos().into() }
+}
+
+#[cfg(feature = "pg16")]
+fn instr_time(duration: std::time::Duration) -> pg_sys::instr_time {
+    pg_sys::instr_time { ticks: duration.as_nanos() as i64 }
+}
+
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+fn buffer_difference(before: &pg_sys::BufferUsage, after: &pg_sys::BufferUsage) -> pg_sys::BufferUsage {
+    unsafe extern "C-unwind" {
+        fn BufferUsageAccumDiff(
+            target: *mut pg_sys::BufferUsage,
+            add: *const pg_sys::BufferUsage,
+            subtract: *const pg_sys::BufferUsage,
+        );
+    }
+    let mut difference = pg_sys::BufferUsage::default();
+    // SAFETY: adds numbers; raises nothing.
+    unsafe { BufferUsageAccumDiff(&mut difference, after, before) };
+    difference
+}
+
+/// Replaces what EXPLAIN ANALYZE shows of a bitmap scan's blocks.
+///
+/// # Safety
+/// A live node of the executor.
+pub unsafe fn set_bitmap_blocks(state: *mut pg_sys::BitmapHeapScanState, exact: u64, lossy: u64) {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        {
+            (*state).exact_pages = exact as _;
+            (*state).lossy_pages = lossy as _;
+        }
+        #[cfg(feature = "pg18")]
+        {
+            (*state).stats.exact_pages = exact;
+            (*state).stats.lossy_pages = lossy;
+        }
+    }
+}

@@ -65,6 +65,20 @@ impl Wait for BackendWait {
     }
 }
 
+/// What a backend does while it waits for something that is not the engine: serve interrupts.
+pub struct StatementWait;
+
+impl Wait for StatementWait {
+    fn pause(&self) -> Result<()> {
+        if interrupt_ends_statement() {
+            return Err(Error::new(ErrorKind::Cancelled, "canceling statement due to user request"));
+        }
+        check_for_interrupts();
+        exit_without_postmaster();
+        Ok(())
+    }
+}
+
 /// Whether the postmaster lives; asks the operating system.
 pub fn postmaster_is_alive() -> bool {
     unsafe extern "C-unwind" {
@@ -93,6 +107,12 @@ fn interrupt_ends_statement() -> bool {
         let cancelled = pg_sys::QueryCancelPending != 0 && pg_sys::QueryCancelHoldoffCount == 0;
         cancelled || pg_sys::ProcDiePending != 0 || pg_sys::ClientConnectionLost != 0
     }
+}
+
+/// Whether serving interrupts now would end the session.
+pub fn interrupt_ends_session() -> bool {
+    // SAFETY: as above.
+    unsafe { pg_sys::ProcDiePending != 0 || pg_sys::ClientConnectionLost != 0 }
 }
 
 /// Serves interrupts if there are any: may end the statement or the process.

@@ -1,7 +1,9 @@
 //! Safe faces of raw Postgres: interrupts, critical sections, and what differs between its versions.
 
+pub mod catalog;
 pub mod compat;
 pub mod interrupts;
+pub mod sql;
 
 // The macro that guards hand-declared functions of Postgres looks for its helper here.
 pub use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;

@@ -1,13 +1,11 @@
-//! How large one table is, in its store and its indexes.
+//! How large one table is, in the store, in segments and in its indexes.
 
-use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 use pgrx::prelude::*;
 
-use crate::error::{SqlError, raise};
 use crate::tableam;
-use crate::tableam::storage::{Storage, relation_name};
+use crate::tableam::storage::Storage;
 
 /// The table's storage and sizes; no row if it was dropped meanwhile. Without a storage its columns are null if `missing_ok`.
 #[pg_extern]
@@ -32,14 +30,13 @@ fn table_stats(
     if rel.is_null() {
         return TableIterator::empty();
     }
-    require_table(rel);
+    tableam::require_table(rel);
     let storage = if missing_ok { Storage::find(rel) } else { Some(Storage::of(rel)) };
     let index_bytes = index_bytes(relation);
     // SAFETY: opened above.
     unsafe { pg_sys::relation_close(rel, lock) };
     let hot_bytes = storage.map(|storage| clip(storage.descriptor.stored_bytes.load(Ordering::Relaxed)));
-    // Rows are never anywhere but in the store.
-    let cold_bytes = 0;
+    let cold_bytes = storage.map_or(0, |storage| clip(storage.descriptor.segment_bytes.load(Ordering::Relaxed)));
     let total = hot_bytes.unwrap_or(0) + index_bytes + cold_bytes;
     let (id, blocks) = (storage.map(|storage| clip(storage.id.0)), storage.map(|storage| i64::from(storage.blocks())));
     TableIterator::once((id, blocks, hot_bytes, index_bytes, cold_bytes, total))
@@ -52,24 +49,4 @@ fn clip(value: u64) -> i64 {
 fn index_bytes(relation: pg_sys::Oid) -> i64 {
     // SAFETY: a function of Postgres with one argument of this type.
     unsafe { pgrx::direct_function_call(pg_sys::pg_indexes_size, &[relation.into_datum()]) }.unwrap_or(0)
-}
-
-/// Raises an error unless the relation is a table of our access method.
-fn require_table(rel: pg_sys::Relation) {
-    // SAFETY: an open relation; the name of an access method is allocated by Postgres.
-    let method = unsafe {
-        if std::ptr::eq((*rel).rd_tableam, tableam::routine()) {
-            return;
-        }
-        let name = if (*rel).rd_tableam.is_null() { std::ptr::null_mut() } else { pg_sys::get_am_name((*(*rel).rd_rel).relam) };
-        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
-    };
-    raise(
-        SqlError::wrong_object_type(format!("\"{}\" is not a KalamDB table", relation_name(rel)))
-            .with_detail(match method {
-                Some(method) => format!("Its access method is \"{method}\"."),
-                None => "Only tables and materialized views have a storage.".to_owned(),
-            })
-            .with_hint("The view kalam.tables lists the KalamDB tables of this database."),
-    );
 }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use kalamdb_engine::cache::{Exclusive, Pin, StorageDescriptor};
 use kalamdb_engine::ids::{Lsn, StorageId};
 use kalamdb_engine::log::RecordBuilder;
-use kalamdb_engine::page::PageMut;
+use kalamdb_engine::page::{COLD, PageMut};
 use pgrx::pg_sys;
 
 use crate::ffi::interrupts::CriticalSection;
@@ -16,6 +16,8 @@ use crate::wal;
 thread_local! {
     /// The record under construction; reused, so that steady work allocates nothing.
     static RECORD: RefCell<RecordBuilder> = RefCell::new(RecordBuilder::new());
+    /// The image of a cold page that is being changed.
+    static IMAGE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     /// The storages this process has met that a crash of the server empties, and whether there is one at all.
     static FORGETTABLE: RefCell<HashSet<StorageId>> = RefCell::default();
     static ANY_FORGETTABLE: Cell<bool> = const { Cell::new(false) };
@@ -63,6 +65,34 @@ fn note_change<P: Borrow<Pin>>(guard: &Exclusive<P>) {
     }
 }
 
+/// Does the operations of one group of the record. A cold page becomes a hot one by that: the record has its image, so that no replay
+/// depends on the segment, nor on what the page was like when the segment was written.
+#[inline]
+fn change_group<R>(
+    page: &mut PageMut<'_>,
+    record: &mut RecordBuilder,
+    change: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder) -> R,
+) -> R {
+    if page.as_page().is_cold() { thaw_group(page, record, change) } else { change(page, record) }
+}
+
+#[cold]
+fn thaw_group<R>(
+    page: &mut PageMut<'_>,
+    record: &mut RecordBuilder,
+    change: impl FnOnce(&mut PageMut<'_>, &mut RecordBuilder) -> R,
+) -> R {
+    let start = record.len();
+    let mut image = IMAGE.take();
+    image.clear();
+    page.clear_flags(COLD);
+    page.as_page().to_compact(&mut image);
+    let result = change(page, record);
+    record.image_before(start, &image);
+    IMAGE.set(image);
+    result
+}
+
 /// Changes one latched page: `change` does it and describes it in the record.
 ///
 /// The transaction id that stands in the change is assigned before, so that it is part of the record. Nothing in `change` may
@@ -75,7 +105,7 @@ pub fn change_page<P: Borrow<Pin>>(guard: &mut Exclusive<P>, change: impl FnOnce
         record.clear();
         record.page(key);
         let mut page = guard.page_mut();
-        change(&mut page, record);
+        change_group(&mut page, record, change);
         // SAFETY: inside a critical section of a backend that may write the log.
         let lsn = unsafe { log(record, key.storage) };
         page.set_lsn(lsn);
@@ -95,9 +125,9 @@ pub fn change_two_pages<P: Borrow<Pin>, Q: Borrow<Pin>, T, R>(
     RECORD.with_borrow_mut(|record| {
         record.clear();
         record.page(first.key());
-        let between = change_first(&mut first.page_mut(), record);
+        let between = change_group(&mut first.page_mut(), record, change_first);
         record.page(second.key());
-        let result = change_second(between, &mut second.page_mut(), record);
+        let result = change_group(&mut second.page_mut(), record, |page, record| change_second(between, page, record));
         // SAFETY: as in `change_page`.
         let lsn = unsafe { log(record, first.key().storage) };
         first.page_mut().set_lsn(lsn);

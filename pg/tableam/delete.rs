@@ -19,6 +19,9 @@ use super::status::{current_xid, narrow};
 use super::storage::Storage;
 use crate::error::{SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
+use crate::gate::{Access, refuse_other_partition};
+use crate::history::{self, DeletedRow};
+use crate::jobs::count_rows;
 use crate::wal;
 
 /// The block number in the forward pointer of a row that an update moved to another partition.
@@ -49,6 +52,7 @@ pub unsafe extern "C-unwind" fn tuple_delete(
     let waiter = BackendWait::new(storage.cache);
     wal::wait_for_room(storage.cache);
     let xid = current_xid();
+    let access = Access::of_statement(rel, &storage, &waiter);
     // SAFETY: the executor passes a valid TID and failure struct.
     let tid = unsafe { tid_of(&*tid) };
     let mut lock = TupleLock::new(rel, tid, LockTupleExclusive);
@@ -58,6 +62,10 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             // SAFETY: as above.
             break unsafe { report_gone(tid, failure) };
         };
+        if !access.allows(row.page.page()) {
+            drop(row);
+            refuse_other_partition(rel);
+        }
         let mut state = row.state;
         if state == TmResult::Invisible {
             raise(SqlError::prerequisite("attempted to delete invisible tuple"));
@@ -89,16 +97,25 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             unsafe { row.report(state, failure) };
             break tm_result(state);
         }
-        delete_row(rel, row, xid, cid, changing_partition);
-        // SAFETY: the relation is open.
-        unsafe { pg_sys::pgstat_count_heap_delete(rel) };
+        note_deletion(rel, &storage, delete_row(rel, row, xid, cid, changing_partition));
         break pg_sys::TM_Result::TM_Ok;
     };
     lock.release();
     result
 }
 
-fn delete_row(rel: pg_sys::Relation, mut row: LatchedRow, xid: u64, cid: u32, changing_partition: bool) {
+/// What is done about a deletion when no latch is held any more.
+fn note_deletion(rel: pg_sys::Relation, storage: &Storage, kept: Option<DeletedRow>) {
+    if let Some(deleted) = kept {
+        deleted.keep(rel);
+    }
+    // SAFETY: the relation is open.
+    unsafe { pg_sys::pgstat_count_heap_delete(rel) };
+    count_rows(storage, 1);
+}
+
+/// Marks the version deleted; returns a copy of the row if it is to be kept.
+fn delete_row(rel: pg_sys::Relation, mut row: LatchedRow, xid: u64, cid: u32, changing_partition: bool) -> Option<DeletedRow> {
     let tid = row.tid;
     // SAFETY: the latch is held from this check until the deletion can be seen, as the check demands.
     unsafe {
@@ -112,6 +129,10 @@ fn delete_row(rel: pg_sys::Relation, mut row: LatchedRow, xid: u64, cid: u32, ch
     header.cmax = cid;
     header.ctid = if changing_partition { Tid::new(MOVED_BLOCK, MOVED_PARTITIONS_OFFSET) } else { tid };
     let was_all_visible = row.page.page().flags() & ALL_VISIBLE != 0;
+    // A row that moves to another partition lives on there.
+    let keeps = !changing_partition && history::keeps(rel);
+    let page = row.page.page();
+    let kept = if keeps { page.version(tid.offset).map(|version| DeletedRow::copy(tid, version)) } else { None };
     change_page(&mut row.page, |page, record| {
         page.set_header(tid.offset, &header).expect("the version was just read under this latch");
         record.header(tid.offset, &header);
@@ -123,4 +144,5 @@ fn delete_row(rel: pg_sys::Relation, mut row: LatchedRow, xid: u64, cid: u32, ch
             record.flags(0, ALL_VISIBLE);
         }
     });
+    kept
 }

@@ -13,8 +13,10 @@ use super::row::set_hints;
 use super::slot::{TuplePlace, item_pointer, store_version, tid_of};
 use super::status::{PostgresStatus, SnapshotView, narrow};
 use super::storage::Storage;
+use super::stream::Expiry;
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
+use crate::gate::{Access, in_query, is_partitioned};
 
 /// Puts a version into a slot, if it is there at all.
 ///
@@ -183,6 +185,12 @@ struct IndexFetch {
     view_xmax: u32,
     frame: u32,
     block: u32,
+    /// Which rows the statement reaches.
+    access: Access,
+    /// Whether that holds for checks of keys too.
+    checks_keys: bool,
+    /// Which rows are gone.
+    expiry: Expiry,
     /// The version the last call returned, for snapshots that see several.
     last: u16,
 }
@@ -194,7 +202,12 @@ pub unsafe extern "C-unwind" fn index_fetch_begin(rel: pg_sys::Relation) -> *mut
     unsafe {
         let fetch = pg_sys::palloc0(size_of::<IndexFetch>()).cast::<IndexFetch>();
         (*fetch).base.rel = rel;
-        (&raw mut (*fetch).storage).write(Storage::of(rel));
+        let storage = Storage::of(rel);
+        (&raw mut (*fetch).storage).write(storage);
+        let access = Access::of_statement(rel, &storage, &BackendWait::new(storage.cache));
+        (&raw mut (*fetch).access).write(access);
+        (*fetch).checks_keys = in_query();
+        (&raw mut (*fetch).expiry).write(Expiry::of_transaction(rel));
         (*fetch).frame = NO_FRAME;
         fetch.cast()
     }
@@ -243,7 +256,7 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
         refresh_view(fetch, snapshot);
         if !*call_again && (fetch.frame == NO_FRAME || fetch.block != root.block) {
             unpin(fetch);
-            if root.block >= fetch.storage.blocks() {
+            if root.block >= fetch.storage.blocks() || !reaches(fetch, root.block, &wait) {
                 return false;
             }
             let pin = fetch.storage.cache.read(fetch.storage.block(root.block), &wait).or_raise();
@@ -256,7 +269,10 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
             let guard = pin.get().shared(&wait).or_raise();
             let page = guard.page();
             let start = if *call_again { Tid::new(root.block, fetch.last) } else { root };
-            let hit = search_chain(rel, &fetch.storage, &fetch.view, pin.get(), page, start, !*call_again, !all_dead.is_null());
+            let mut hit =
+                search_chain(rel, &fetch.storage, &fetch.view, pin.get(), page, start, !*call_again, !all_dead.is_null());
+            // Versions of streams stand alone, so nothing else is to be found behind one that is gone.
+            hit.found = hit.found.filter(|found| !fetch.expiry.is_gone(page, *found));
             let place = hit.found.and_then(|offset| version_place(pin.get(), page, offset));
             (hit, place)
         };
@@ -279,6 +295,17 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
         *tid = item_pointer(found);
         true
     }
+}
+
+/// Whether the statement may look at a block.
+///
+/// A key that a query is about to insert may name another user: ON CONFLICT must not find theirs. Checks outside of queries, such
+/// as deferred ones, come when the session may act for another user, and look at all: they meet rows of the same user only, as
+/// the keys begin with the user.
+fn reaches(fetch: &IndexFetch, block: u32, wait: &dyn Wait) -> bool {
+    fetch.access == Access::All
+        || !(fetch.view.is_mvcc() || fetch.view.is_horizon() || fetch.checks_keys)
+        || fetch.access.allows_block(&fetch.storage, block, wait).or_raise()
 }
 
 /// Locks a read version for serialisable isolation.
@@ -341,6 +368,10 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
             return false;
         }
         let view = SnapshotView::new(snapshot);
+        // Triggers and second looks ask for versions they know, by other snapshots.
+        if view.is_mvcc() && !may_look_at(rel, &storage, tid.block, &wait) {
+            return false;
+        }
         let pin = storage.cache.read(storage.block(tid.block), &wait).or_raise();
         let place = {
             let guard = pin.shared(&wait).or_raise();
@@ -357,7 +388,7 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
                     predicate_lock(rel, &view, tid, place);
                 }
             }
-            if !seen {
+            if !seen || view.is_mvcc() && Expiry::of_transaction(rel).is_gone(page, tid.offset) {
                 return false;
             }
             place
@@ -368,13 +399,20 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
     }
 }
 
+/// Whether the running statement may look at a block that a TID names.
+fn may_look_at(rel: pg_sys::Relation, storage: &Storage, block: u32, wait: &dyn Wait) -> bool {
+    !is_partitioned(rel) || Access::of_statement(rel, storage, wait).allows_block(storage, block, wait).or_raise()
+}
+
 /// Whether a TID can name a row of the scanned table.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_tid_valid(scan: pg_sys::TableScanDesc, tid: pg_sys::ItemPointer) -> bool {
     // SAFETY: Postgres passes an open scan and a TID.
     unsafe {
-        let tid = tid_of(&*tid);
-        tid.offset != 0 && tid.block < Storage::of((*scan).rs_rd).blocks()
+        let (rel, tid) = ((*scan).rs_rd, tid_of(&*tid));
+        let storage = Storage::of(rel);
+        let exists = tid.offset != 0 && tid.block < storage.blocks();
+        exists && may_look_at(rel, &storage, tid.block, &BackendWait::new(storage.cache))
     }
 }
 
@@ -389,6 +427,9 @@ pub unsafe extern "C-unwind" fn tuple_get_latest_tid(scan: pg_sys::TableScanDesc
         let view = SnapshotView::new((*scan).rs_snapshot);
         let mut current = tid_of(&*tid);
         let mut prior: Xid = 0;
+        if !may_look_at(rel, &storage, current.block, &wait) {
+            return;
+        }
         loop {
             let pin = storage.cache.read(storage.block(current.block), &wait).or_raise();
             let guard = pin.shared(&wait).or_raise();

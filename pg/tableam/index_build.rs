@@ -15,6 +15,7 @@ use super::storage::relation_name;
 use crate::error::raise;
 use crate::ffi::compat;
 use crate::ffi::interrupts::check_for_interrupts;
+use crate::gate;
 
 /// The executor's state for predicates and expressions of one index.
 struct Expressions {
@@ -134,6 +135,7 @@ pub unsafe extern "C-unwind" fn index_build_range_scan(
     // SAFETY: Postgres keeps the contract of the callback.
     unsafe {
         refresh_reference();
+        gate::check_index(rel, index, info);
         let unique = (*info).ii_Unique || !(*info).ii_ExclusionOps.is_null();
         let judged_here = !(*info).ii_Concurrent;
         let oldest = if judged_here { widen(pg_sys::GetOldestNonRemovableTransactionId(rel)) } else { 0 };
@@ -150,6 +152,7 @@ pub unsafe extern "C-unwind" fn index_build_range_scan(
             scan
         };
         let state = Scan::of(scan);
+        state.reach_everybody();
         if !allow_sync {
             state.limit(start_block, blocks);
         }
@@ -313,6 +316,7 @@ pub unsafe extern "C-unwind" fn index_validate_scan(
     unsafe {
         let scan_desc = super::scan::scan_begin(rel, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), SCAN_FLAGS);
         let scan = Scan::of(scan_desc);
+        scan.reach_everybody();
         let mut expressions = Expressions::begin(rel, info);
         let mut indexed = IndexedTids { sort: (*state).tuplesort, current: None, exhausted: false };
         let mut roots = (u32::MAX, [0; kalamdb_engine::page::MAX_OFFSET as usize + 1]);

@@ -10,13 +10,14 @@ use pgrx::{pg_guard, pg_sys};
 use super::change::change_page;
 use super::raw;
 use super::slot::{item_pointer, tid_of};
-use super::space::{page_with_room, reserve_for_updates};
+use super::space::{Wanted, page_with_room, reserve_for_updates};
 use super::status::{current_xid, narrow};
 use super::storage::Storage;
-use super::values;
-use crate::error::{OrRaise, raise};
+use super::{stream, values};
+use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
-use crate::wal;
+use crate::jobs::count_rows;
+use crate::{gate, wal};
 
 /// Bits of the masks that say something of transactions and not of attributes.
 pub const XACT_MASK: u16 = 0xFFF0;
@@ -146,17 +147,20 @@ impl NewTuple {
 }
 
 /// Adds a version to a latched page that has room for it, and logs that. Returns its TID.
-fn place(page: &mut LatchedPage, header: &Header, body: &[u8]) -> Tid {
+fn place(page: &mut LatchedPage, wanted: &Wanted, header: &Header, body: &[u8]) -> Tid {
+    let partition = wanted.partition;
     let block = page.key().page.as_block().expect("rows are stored in blocks");
     let fresh = page.page().kind() == PageKind::Unused;
     let was_all_visible = page.page().flags() & ALL_VISIBLE != 0;
     let mut offset = 0;
     change_page(page, |page, record| {
         if fresh {
-            page.init(PageKind::Data, 0);
-            record.init(PageKind::Data, 0);
+            page.init(PageKind::Data, partition);
+            record.init(PageKind::Data, partition);
         }
+        let is_first = page.as_page().max_offset() == 0;
         offset = page.add_row(header, body, None).expect("the page was chosen because it has room");
+        stream::note_time(page, record, offset, wanted.time, is_first);
         let version = page.as_page().version(offset).expect("the version was just added");
         record.insert(offset, version.bytes());
         if was_all_visible {
@@ -170,8 +174,13 @@ fn place(page: &mut LatchedPage, header: &Header, body: &[u8]) -> Tid {
 fn refuse_parallel() {
     // SAFETY: a plain global.
     if unsafe { pg_sys::ParallelWorkerNumber } >= 0 {
-        raise(Error::new(ErrorKind::Unsupported, "cannot insert tuples in a parallel worker"));
+        raise(SqlError::invalid_transaction_state("cannot insert tuples in a parallel worker"));
     }
+}
+
+/// The page that a version needs.
+fn wanted(rel: pg_sys::Relation, partition: u32, len: usize) -> Wanted {
+    Wanted { partition, len, reserve: reserve_for_updates(rel), avoid: None, time: None }
 }
 
 /// Stores the row of a slot; the slot gets the new TID.
@@ -189,15 +198,18 @@ unsafe fn insert_row(
     let xid = current_xid();
     // SAFETY: the executor passes an open relation and a slot with a row of it.
     unsafe {
+        let time = stream::time_of_insert(rel);
+        let partition = gate::partition_of_row(rel, &storage, slot, &wait);
         let new = NewTuple::from_slot(rel, &storage, slot);
         raw::CheckForSerializableConflictIn(rel, std::ptr::null_mut(), pg_sys::InvalidBlockNumber);
-        let mut page = page_with_room(&storage, new.version_len(), reserve_for_updates(rel), None, &wait).or_raise();
+        let wanted = Wanted { time, ..wanted(rel, partition, new.version_len()) };
+        let mut page = page_with_room(&storage, wanted, &wait).or_raise();
         let block = page.key().page.as_block().expect("rows are stored in blocks");
         let mut header = new.header(xid, cid, block, options & pg_sys::TABLE_INSERT_FROZEN as i32 != 0);
         if let Some(token) = speculative_token {
             header.ctid = Tid::new(token, SPECULATIVE_OFFSET);
         }
-        let tid = place(&mut page, &header, new.body());
+        let tid = place(&mut page, &wanted, &header, new.body());
         drop(page);
         new.placed();
         let pointer = item_pointer(tid);
@@ -205,6 +217,7 @@ unsafe fn insert_row(
         (*slot).tts_tid = pointer;
         (*slot).tts_tableOid = (*rel).rd_id;
         pg_sys::pgstat_count_heap_insert(rel, 1);
+        count_rows(&storage, 1);
     }
 }
 
@@ -290,16 +303,26 @@ pub unsafe extern "C-unwind" fn multi_insert(
     wal::wait_for_room(storage.cache);
     let xid = current_xid();
     let frozen = options & pg_sys::TABLE_INSERT_FROZEN as i32 != 0;
-    let reserve = reserve_for_updates(rel);
+    let time = stream::time_of_insert(rel);
     // SAFETY: the caller passes `count` slots with rows of the relation.
     unsafe {
         let slots = std::slice::from_raw_parts(slots, count.max(0) as usize);
+        // Asked before the slots are materialized, while their columns are at hand.
+        let partitions: Vec<u32> = if gate::is_partitioned(rel) {
+            slots.iter().map(|slot| gate::partition_of_row(rel, &storage, *slot, &wait)).collect()
+        } else {
+            Vec::new()
+        };
         let rows: Vec<NewTuple> = slots.iter().map(|slot| NewTuple::from_slot(rel, &storage, *slot)).collect();
         raw::CheckForSerializableConflictIn(rel, std::ptr::null_mut(), pg_sys::InvalidBlockNumber);
         let mut done = 0;
         while done < rows.len() {
-            let mut page = page_with_room(&storage, rows[done].version_len(), reserve, None, &wait).or_raise();
-            let tids = fill_page(&mut page, &rows[done..], xid, cid, frozen, reserve);
+            let partition = partitions.get(done).copied().unwrap_or(0);
+            let run = partitions.get(done..).unwrap_or(&[]).iter().take_while(|next| **next == partition).count();
+            let end = if partitions.is_empty() { rows.len() } else { done + run };
+            let wanted = Wanted { time, ..wanted(rel, partition, rows[done].version_len()) };
+            let mut page = page_with_room(&storage, wanted, &wait).or_raise();
+            let tids = fill_page(&mut page, &rows[done..end], &wanted, xid, cid, frozen);
             drop(page);
             for (row, tid) in tids.iter().enumerate() {
                 let pointer = item_pointer(*tid);
@@ -312,27 +335,31 @@ pub unsafe extern "C-unwind" fn multi_insert(
             done += tids.len();
         }
         pg_sys::pgstat_count_heap_insert(rel, rows.len() as pg_sys::PgStat_Counter);
+        count_rows(&storage, rows.len() as u64);
     }
 }
 
 /// Stores as many rows as fit into a latched page, at least one; returns their TIDs.
-fn fill_page(page: &mut LatchedPage, rows: &[NewTuple], xid: Xid, cid: u32, frozen: bool, reserve: usize) -> Vec<Tid> {
+fn fill_page(page: &mut LatchedPage, rows: &[NewTuple], wanted: &Wanted, xid: Xid, cid: u32, frozen: bool) -> Vec<Tid> {
+    let (partition, reserve) = (wanted.partition, wanted.reserve);
     let block = page.key().page.as_block().expect("rows are stored in blocks");
     let fresh = page.page().kind() == PageKind::Unused;
     let was_all_visible = page.page().flags() & ALL_VISIBLE != 0;
     let mut tids = Vec::with_capacity(rows.len());
     change_page(page, |page, record| {
         if fresh {
-            page.init(PageKind::Data, 0);
-            record.init(PageKind::Data, 0);
+            page.init(PageKind::Data, partition);
+            record.init(PageKind::Data, partition);
         }
         for row in rows {
-            let wanted = row.version_len() + if tids.is_empty() { 0 } else { reserve };
-            if !page.as_page().has_room(wanted) {
+            let len = row.version_len() + if tids.is_empty() { 0 } else { reserve };
+            if !page.as_page().has_room(len) {
                 break;
             }
             let header = row.header(xid, cid, block, frozen);
+            let is_first = page.as_page().max_offset() == 0;
             let Some(offset) = page.add_row(&header, row.body(), None) else { break };
+            stream::note_time(page, record, offset, wanted.time, is_first);
             tids.push(Tid::new(block, offset));
         }
         let view = page.as_page();

@@ -8,16 +8,17 @@ use std::sync::atomic::Ordering;
 use kalamdb_engine::cache::{RelationFile, StorageDescriptor, StorageInfo};
 use kalamdb_engine::ids::{PageKey, PageNumber, Xid};
 use kalamdb_engine::log::StorageCreate;
-use kalamdb_engine::page::{OVERFLOW_PAYLOAD, PageKind};
+use kalamdb_engine::page::{CHAIN_FANOUT, OVERFLOW_PAYLOAD, PARTITION_FANOUT, PageKind};
 use pgrx::{pg_guard, pg_sys};
 
 use super::change::{change_page, log_only, note_storage};
 use super::status::current_xid;
 use super::storage::{Storage, file_of_node, relation_file};
-use super::{raw, temporary};
+use super::{main_fork, partition, raw, temporary};
 use crate::error::OrRaise;
 use crate::ffi::compat::{self, NO_BACKEND};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+use crate::gate;
 use crate::shmem::{engine_cache, known_cache};
 
 /// Makes and logs a storage for a relation's files; one that the files had before is given up.
@@ -64,6 +65,7 @@ pub unsafe extern "C-unwind" fn relation_set_new_filenode(
 ) {
     // SAFETY: Postgres passes an open relation, the new identity and two places for results.
     unsafe {
+        gate::check_columns(rel);
         let file = file_of_node(&*node, (*rel).rd_backend);
         temporary::note(file);
         create_files(&*node, persistence as u8);
@@ -79,7 +81,7 @@ pub unsafe extern "C-unwind" fn relation_nontransactional_truncate(rel: pg_sys::
     let old = Storage::of(rel).descriptor;
     if !old.is_unused() {
         // The files stay, so the new storage has the fate of the transaction that made them and not of this one.
-        create(relation_file(rel), old.is_unlogged(), old.creator_xid());
+        main_fork::shortened(create(relation_file(rel), old.is_unlogged(), old.creator_xid()));
     }
 }
 
@@ -101,6 +103,10 @@ pub unsafe extern "C-unwind" fn relation_copy_data(rel: pg_sys::Relation, node: 
         descriptor.note_block(block);
         copy_page(&source, &target, PageNumber::block(block), &wait);
     }
+    if gate::is_partitioned(rel) {
+        copy_maps(&source, &target, &wait);
+    }
+    main_fork::follow(descriptor);
     let values = source.descriptor.next_value.load(Ordering::Relaxed);
     descriptor.next_value.store(values, Ordering::Relaxed);
     for value in 1..values {
@@ -112,6 +118,21 @@ pub unsafe extern "C-unwind" fn relation_copy_data(rel: pg_sys::Relation, node: 
     }
     // SAFETY: the relation is open; its old files go when the transaction commits.
     unsafe { pg_sys::RelationDropStorage(rel) };
+}
+
+/// Copies what says whose rows are where.
+fn copy_maps(source: &Storage, target: &Storage, wait: &BackendWait) {
+    let mut pages: Vec<PageNumber> = (0..source.blocks().div_ceil(CHAIN_FANOUT)).map(PageNumber::chains).collect();
+    let partitions = partition::count(source, wait).or_raise();
+    pages.extend((0..=partitions / PARTITION_FANOUT).map(PageNumber::partitions));
+    partition::each_users_page(source, wait, &mut |_, number| {
+        pages.push(number);
+        Ok(())
+    })
+    .or_raise();
+    for page in pages {
+        copy_page(source, target, page, wait);
+    }
 }
 
 /// Copies one page and logs its image; returns the length of the value whose chunk it is.

@@ -20,8 +20,9 @@ use super::row_lock::{
 use super::slot::{item_pointer, tid_of};
 use super::status::{PostgresStatus, SnapshotView, current_xid, for_each_member, narrow};
 use super::storage::Storage;
-use crate::error::{SqlError, raise};
+use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+use crate::gate::{Access, in_query, is_partitioned, refuse_other_partition};
 
 /// A lock request: what does not change while it waits.
 struct Request {
@@ -66,6 +67,14 @@ pub unsafe extern "C-unwind" fn tuple_lock(
         policy: wait_policy,
         follow_updates: flags & pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS as u8 != 0,
     };
+    if is_partitioned(rel) && in_query() {
+        // SAFETY: the executor passes a valid TID.
+        let block = unsafe { tid_of(&*tid) }.block;
+        let access = Access::of_statement(rel, &storage, &request.waiter);
+        if !access.allows_block(&storage, block, &request.waiter).or_raise() {
+            refuse_other_partition(rel);
+        }
+    }
     let find_last = flags & pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION as u8 != 0;
     // SAFETY: the executor passes a valid TID, slot and failure struct.
     unsafe {
@@ -367,7 +376,6 @@ impl Request {
     fn look_at(&self, tid: Tid, prior: Xid) -> Option<Found> {
         let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
         let view = SnapshotView::new(&mut dirty);
-        use crate::error::OrRaise;
         let pin = self.storage.cache.read(self.storage.block(tid.block), &self.waiter).or_raise();
         let guard = pin.shared(&self.waiter).or_raise();
         let header = guard.page().version(tid.offset)?.header();

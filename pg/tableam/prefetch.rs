@@ -44,7 +44,7 @@ unsafe extern "C-unwind" fn visit(state: *mut pg_sys::PlanState, context: *mut s
         if (*state).type_ == pg_sys::NodeTag::T_BitmapHeapScanState {
             let bitmap = state.cast::<pg_sys::BitmapHeapScanState>();
             let rel = (*bitmap).ss.ss_currentRelation;
-            if !rel.is_null() && std::ptr::eq((*rel).rd_tableam, super::routine()) {
+            if !rel.is_null() && super::is_ours(rel) {
                 (*bitmap).prefetch_maximum = 0;
             }
         }

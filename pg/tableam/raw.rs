@@ -49,6 +49,22 @@ pub mod unguarded {
             operation: pg_sys::XLTW_Oper::Type,
         );
         pub fn LockTuple(table: pg_sys::Relation, tid: pg_sys::ItemPointer, mode: pg_sys::LOCKMODE);
+        pub fn RangeVarCallbackOwnsRelation(
+            name: *const pg_sys::RangeVar,
+            relation: pg_sys::Oid,
+            before: pg_sys::Oid,
+            argument: *mut std::ffi::c_void,
+        );
+        pub fn standard_ProcessUtility(
+            statement: *mut pg_sys::PlannedStmt,
+            query: *const std::ffi::c_char,
+            read_only: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            params: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            destination: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
     }
 }
 
@@ -67,5 +83,6 @@ unsafe extern "C-unwind" {
         xmin: pg_sys::TransactionId,
     );
     pub fn toast_compress_datum(value: pg_sys::Datum, method: std::ffi::c_char) -> pg_sys::Datum;
+    pub fn datumCopy(value: pg_sys::Datum, by_value: bool, length: i32) -> pg_sys::Datum;
     pub fn datumIsEqual(value1: pg_sys::Datum, value2: pg_sys::Datum, by_value: bool, length: i32) -> bool;
 }

@@ -19,10 +19,12 @@ use super::scan::{self, Scan};
 use super::slot::{slot_ops, tid_of};
 use super::status::{PostgresStatus, narrow, refresh_reference, widen};
 use super::storage::{Storage, relation_name};
+use super::stream;
 use super::vacuum::{full_cutoff, next_xid};
 use crate::error::{OrRaise, raise};
 use crate::ffi::compat;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+use crate::gate::is_partitioned;
 use output::Output;
 
 /// What the caller wants to know afterwards.
@@ -52,6 +54,7 @@ pub unsafe extern "C-unwind" fn relation_copy_for_cluster(
 ) {
     // SAFETY: Postgres passes two tables with the same columns, locked against everybody else, and valid places for the results.
     unsafe {
+        stream::refuse_rewrite(old);
         refresh_reference();
         let limits = freeze_limits(old, oldest_xmin, *xid_cutoff, *multi_cutoff);
         let mut rewrite = Rewrite {
@@ -148,6 +151,9 @@ impl Rewrite {
             let any = &raw mut pg_sys::SnapshotAnyData;
             let descriptor = scan::scan_begin(self.old, any, 0, std::ptr::null_mut(), std::ptr::null_mut(), SCAN_FLAGS);
             let scan = Scan::of(descriptor);
+            if is_partitioned(self.old) {
+                scan.reach_everybody_by_partition();
+            }
             let blocks = i64::from(scan.total_blocks());
             progress(&[
                 (pg_sys::PROGRESS_CLUSTER_PHASE, i64::from(pg_sys::PROGRESS_CLUSTER_PHASE_SEQ_SCAN_HEAP)),

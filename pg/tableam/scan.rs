@@ -2,6 +2,8 @@
 //!
 //! A scan takes a page at a time: it finds the visible versions under the latch, then hands them out under a pin alone.
 
+mod sample;
+
 use kalamdb_engine::cache::Wait;
 use kalamdb_engine::ids::{Lsn, Tid};
 use kalamdb_engine::page::{ALL_VISIBLE, Header, PREFIX, Page, PageKind, root_offsets};
@@ -14,9 +16,13 @@ use super::row::set_hints;
 use super::slot::{TuplePlace, store_version, tid_of};
 use super::status::{PostgresStatus, SnapshotView};
 use super::storage::Storage;
-use super::{prune, raw, stats};
+use super::stream::Expiry;
+use super::{partition, prune, raw, stats};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+use crate::gate::Access;
+
+pub use sample::{scan_sample_next_block, scan_sample_next_tuple};
 
 /// Blocks that a sequential scan asks for ahead of the one it reads.
 const READ_AHEAD: u32 = 8;
@@ -55,10 +61,19 @@ pub struct Scan {
     storage: Storage,
     view: SnapshotView,
     parallel: pg_sys::ParallelBlockTableScanWorkerData,
-    /// First block and the one behind the last of the range to scan.
+    /// Which rows the scan reaches.
+    access: Access,
+    /// Which rows are gone.
+    expiry: Expiry,
+    /// The blocks to scan where they are not all blocks in order, in the memory context of the scan.
+    list: *mut u32,
+    memory: pg_sys::MemoryContext,
+    /// First place and the one behind the last of the range to scan: places in the list, or block numbers without one.
     first: u32,
     end: u32,
     started: bool,
+    /// The place of the current block.
+    place: u32,
     block: u32,
     frame: u32,
     serializable: bool,
@@ -66,6 +81,9 @@ pub struct Scan {
     count: i32,
     current: i32,
     dead_lines: u32,
+    /// Blocks of bitmaps that the scan looked at: those with row addresses, and those without.
+    exact_blocks: u64,
+    lossy_blocks: u64,
     hits: [Hit; LINES],
 }
 
@@ -77,6 +95,11 @@ impl Scan {
     pub unsafe fn of<'s>(scan: pg_sys::TableScanDesc) -> &'s mut Scan {
         // SAFETY: see above.
         unsafe { &mut *scan.cast::<Scan>() }
+    }
+
+    /// Blocks of bitmaps that the scan looked at: those with row addresses, and those without.
+    pub fn bitmap_blocks(&self) -> (u64, u64) {
+        (self.exact_blocks, self.lossy_blocks)
     }
 
     /// One more than the last block of the scan.
@@ -94,10 +117,85 @@ impl Scan {
     fn restart(&mut self) {
         self.unpin();
         self.first = 0;
-        self.end = self.storage.blocks();
+        self.end = match self.access {
+            Access::All => self.storage.blocks(),
+            Access::Nothing => 0,
+            Access::Partition(_) if !self.walks_blocks() || !self.base.rs_parallel.is_null() => self.storage.blocks(),
+            Access::Partition(partition) => {
+                let wait = BackendWait::new(self.storage.cache);
+                self.set_list(&partition::blocks_of(&self.storage, partition, &wait).or_raise())
+            }
+        };
         self.started = false;
         self.count = 0;
         self.current = -1;
+    }
+
+    /// Whether the scan itself decides which blocks it reads, and not an index or TIDs.
+    fn walks_blocks(&self) -> bool {
+        use pg_sys::ScanOptions::{SO_TYPE_SAMPLESCAN, SO_TYPE_SEQSCAN, SO_TYPE_TIDRANGESCAN};
+        self.base.rs_flags & (SO_TYPE_SEQSCAN | SO_TYPE_SAMPLESCAN | SO_TYPE_TIDRANGESCAN) != 0
+    }
+
+    /// Makes these the blocks to scan; returns how many they are.
+    fn set_list(&mut self, blocks: &[u32]) -> u32 {
+        self.drop_list();
+        if !blocks.is_empty() {
+            // SAFETY: the chunk lives as long as the scan, and is as long as the list.
+            unsafe {
+                self.list = pg_sys::MemoryContextAllocHuge(self.memory, size_of_val(blocks)).cast();
+                std::ptr::copy_nonoverlapping(blocks.as_ptr(), self.list, blocks.len());
+            }
+        }
+        blocks.len() as u32
+    }
+
+    fn drop_list(&mut self) {
+        if !self.list.is_null() {
+            // SAFETY: allocated by `set_list`.
+            unsafe { pg_sys::pfree(self.list.cast()) };
+            self.list = std::ptr::null_mut();
+        }
+    }
+
+    /// Scans all rows, those of each user together.
+    pub fn reach_everybody_by_partition(&mut self) {
+        self.access = Access::All;
+        self.restart();
+        let wait = BackendWait::new(self.storage.cache);
+        self.end = self.set_list(&partition::blocks_by_partition(&self.storage, &wait).or_raise());
+    }
+
+    /// Scans all rows.
+    pub fn reach_everybody(&mut self) {
+        self.access = Access::All;
+        self.drop_list();
+        self.restart();
+    }
+
+    /// The block at a place of the scan.
+    #[inline]
+    fn block_at(&self, place: u32) -> u32 {
+        if self.list.is_null() {
+            return place;
+        }
+        // SAFETY: places lie below `end`, which is the length of the list at most.
+        unsafe { *self.list.add(place as usize) }
+    }
+
+    /// The place of the first block that is not below this one.
+    fn place_of(&self, block: u32) -> u32 {
+        if self.list.is_null() {
+            return block;
+        }
+        // SAFETY: the list has `end` blocks after a restart.
+        let blocks = unsafe { std::slice::from_raw_parts(self.list, self.end as usize) };
+        blocks.partition_point(|listed| *listed < block) as u32
+    }
+
+    /// Whether the scan may look at a block that it did not choose itself.
+    fn may_enter(&self, block: u32, wait: &dyn Wait) -> bool {
+        self.access == Access::All || self.access.allows_block(&self.storage, block, wait).or_raise()
     }
 
     /// Pins a block's page as the scan's current one, pruned if that is worth it.
@@ -120,7 +218,7 @@ impl Scan {
         let page = guard.page();
         self.count = 0;
         self.current = -1;
-        if page.kind() != PageKind::Data {
+        if page.kind() != PageKind::Data || !self.access.allows(page) {
             return;
         }
         let all_visible = page.flags() & ALL_VISIBLE != 0 && self.view.is_mvcc() && !self.serializable;
@@ -130,6 +228,9 @@ impl Scan {
                 continue;
             }
             if !all_visible && !self.sees(pin.get(), page, offset) {
+                continue;
+            }
+            if self.expiry.is_gone(page, offset) {
                 continue;
             }
             self.add(page, offset);
@@ -279,21 +380,20 @@ impl Scan {
             if self.first >= self.end {
                 return None;
             }
-            return Some(if forward { self.first } else { self.end - 1 });
-        }
-        if forward {
-            let next = self.block.checked_add(1).filter(|next| *next < self.end)?;
-            self.read_ahead(next);
-            Some(next)
+            self.place = if forward { self.first } else { self.end - 1 };
+        } else if forward {
+            self.place = self.place.checked_add(1).filter(|next| *next < self.end)?;
+            self.read_ahead(self.place);
         } else {
-            self.block.checked_sub(1).filter(|next| *next >= self.first)
+            self.place = self.place.checked_sub(1).filter(|next| *next >= self.first)?;
         }
+        Some(self.block_at(self.place))
     }
 
     fn read_ahead(&self, next: u32) {
         let from = if next == self.first + 1 { next + 1 } else { next + READ_AHEAD };
-        for block in from..=(next + READ_AHEAD).min(self.end.saturating_sub(1)) {
-            self.storage.cache.prefetch(self.storage.block(block));
+        for place in from..=(next + READ_AHEAD).min(self.end.saturating_sub(1)) {
+            self.storage.cache.prefetch(self.storage.block(self.block_at(place)));
         }
     }
 
@@ -305,8 +405,17 @@ impl Scan {
                 self.started = true;
                 pg_sys::table_block_parallelscan_startblock_init(self.base.rs_rd, &mut self.parallel, shared);
             }
-            let block = pg_sys::table_block_parallelscan_nextpage(self.base.rs_rd, &mut self.parallel, shared);
-            (block != pg_sys::InvalidBlockNumber).then_some(block)
+            let wait = BackendWait::new(self.storage.cache);
+            loop {
+                let block = pg_sys::table_block_parallelscan_nextpage(self.base.rs_rd, &mut self.parallel, shared);
+                if block == pg_sys::InvalidBlockNumber {
+                    return None;
+                }
+                if self.may_enter(block, &wait) {
+                    return Some(block);
+                }
+                check_for_interrupts();
+            }
         }
     }
 
@@ -360,6 +469,16 @@ pub unsafe extern "C-unwind" fn scan_begin(
         let judged_by = if snapshot.is_null() { &raw mut pg_sys::SnapshotAnyData } else { snapshot };
         (&raw mut (*scan).view).write(SnapshotView::new(judged_by));
         (*scan).frame = NO_FRAME;
+        (*scan).memory = pg_sys::CurrentMemoryContext;
+        // Statements read under a snapshot of their own; whoever uses another kind looks at the table itself.
+        let wait = BackendWait::new(storage.cache);
+        let (access, expiry) = if (*scan).view.is_mvcc() {
+            (Access::of_statement(rel, &storage, &wait), Expiry::of_transaction(rel))
+        } else {
+            (Access::All, Expiry::NEVER)
+        };
+        (&raw mut (*scan).access).write(access);
+        (&raw mut (*scan).expiry).write(expiry);
         if nkeys > 0 {
             let bytes = size_of::<pg_sys::ScanKeyData>() * nkeys as usize;
             (*scan).base.rs_key = pg_sys::palloc(bytes).cast();
@@ -385,6 +504,7 @@ pub unsafe extern "C-unwind" fn scan_end(scan: pg_sys::TableScanDesc) {
     // SAFETY: made by `scan_begin` and not used afterwards.
     unsafe {
         Scan::of(scan).unpin();
+        Scan::of(scan).drop_list();
         pg_sys::RelationDecrementReferenceCount((*scan).rs_rd);
         if !(*scan).rs_key.is_null() {
             pg_sys::pfree((*scan).rs_key.cast());
@@ -496,9 +616,10 @@ pub unsafe extern "C-unwind" fn scan_set_tidrange(
         (*scan).rs_maxtid = *greatest;
         let state = Scan::of(scan);
         let (least, greatest) = (tid_of(&*least), tid_of(&*greatest));
-        let blocks = state.storage.blocks();
-        state.first = least.block.min(blocks);
-        state.end = if greatest < least { state.first } else { greatest.block.saturating_add(1).min(blocks) };
+        state.restart();
+        let (whole, above) = (state.end, greatest.block.saturating_add(1));
+        state.first = state.place_of(least.block).min(whole);
+        state.end = if greatest < least { state.first } else { state.place_of(above).min(whole) };
     }
 }
 
@@ -566,14 +687,16 @@ pub unsafe extern "C-unwind" fn scan_bitmap_next_block(
         let block = (*bitmap).blockno;
         state.count = 0;
         state.current = -1;
-        if block >= state.end {
+        let wait = BackendWait::new(state.storage.cache);
+        if block >= state.end || !state.may_enter(block, &wait) {
             return false;
         }
         if (*bitmap).ntuples < 0 {
+            state.lossy_blocks += 1;
             state.collect(block);
             return state.count > 0;
         }
-        let wait = BackendWait::new(state.storage.cache);
+        state.exact_blocks += 1;
         state.enter(block, &wait);
         let pin = BorrowedPin::of(&state.storage, state.frame);
         let guard = pin.get().shared(&wait).or_raise();
@@ -582,7 +705,7 @@ pub unsafe extern "C-unwind" fn scan_bitmap_next_block(
         for offset in offsets {
             let root = Tid::new(block, *offset);
             let hit = search_chain(state.base.rs_rd, &state.storage, &state.view, pin.get(), page, root, true, false);
-            if let Some(found) = hit.found {
+            if let Some(found) = hit.found.filter(|found| !state.expiry.is_gone(page, *found)) {
                 if state.serializable
                     && let Some(place) = super::fetch::version_place(pin.get(), page, found)
                 {
@@ -612,68 +735,5 @@ pub unsafe extern "C-unwind" fn scan_bitmap_next_tuple(
         stats::count_fetched(state.base.rs_rd, 1);
         state.store_current(slot);
         true
-    }
-}
-
-/// Chooses the next block of a sample.
-#[pg_guard]
-pub unsafe extern "C-unwind" fn scan_sample_next_block(
-    scan: pg_sys::TableScanDesc,
-    sample: *mut pg_sys::SampleScanState,
-) -> bool {
-    // SAFETY: made by `scan_begin`; Postgres passes an initialised sample.
-    unsafe {
-        let state = Scan::of(scan);
-        let next = match (*(*sample).tsmroutine).NextSampleBlock {
-            Some(choose) => {
-                let block = choose(sample, state.end);
-                (block != pg_sys::InvalidBlockNumber).then_some(block)
-            }
-            None if state.started => state.block.checked_add(1).filter(|block| *block < state.end),
-            None => (state.end > 0).then_some(0),
-        };
-        let Some(block) = next.filter(|block| *block < state.end) else {
-            state.unpin();
-            state.started = false;
-            return false;
-        };
-        state.started = true;
-        state.collect(block);
-        stats::count_returned(state.base.rs_rd, i64::from(state.count));
-        true
-    }
-}
-
-/// Puts the next sampled row of the block into a slot.
-#[pg_guard]
-pub unsafe extern "C-unwind" fn scan_sample_next_tuple(
-    scan: pg_sys::TableScanDesc,
-    sample: *mut pg_sys::SampleScanState,
-    slot: *mut pg_sys::TupleTableSlot,
-) -> bool {
-    // SAFETY: made by `scan_begin`; Postgres passes an initialised sample and a slot of ours.
-    unsafe {
-        let state = Scan::of(scan);
-        let choose = (*(*sample).tsmroutine).NextSampleTuple.expect("every sampling method chooses rows");
-        let last = {
-            let wait = BackendWait::new(state.storage.cache);
-            let pin = BorrowedPin::of(&state.storage, state.frame);
-            let guard = pin.get().shared(&wait).or_raise();
-            if guard.page().kind() == PageKind::Data { guard.page().max_offset() } else { 0 }
-        };
-        loop {
-            check_for_interrupts();
-            let offset = choose(sample, state.block, last);
-            if offset == 0 {
-                clear(slot);
-                return false;
-            }
-            let found = state.hits[..state.count as usize].binary_search_by_key(&offset, |hit| hit.offset);
-            if let Ok(place) = found {
-                state.current = place as i32;
-                state.store_current(slot);
-                return true;
-            }
-        }
     }
 }

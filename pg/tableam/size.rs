@@ -3,6 +3,7 @@
 use pgrx::{pg_guard, pg_sys};
 
 use super::storage::Storage;
+use crate::gate;
 
 /// Bytes of one of Postgres' own blocks: the unit in which the planner counts.
 const BLOCK: u64 = pg_sys::BLCKSZ as u64;
@@ -57,7 +58,19 @@ pub unsafe extern "C-unwind" fn relation_estimate_size(
     // SAFETY: Postgres passes an open relation and places for results.
     unsafe {
         pg_sys::table_block_relation_estimate_size(rel, widths, pages, rows, all_visible, OVERHEAD, usable);
+        to_own_share(rel, pages, rows);
         // There is no visibility map, so an index-only scan fetches every row: the planner must not count on sparing that.
         *all_visible = 0.0;
+    }
+}
+
+/// Reduces the estimate of a user table to what the session's user has of it.
+unsafe fn to_own_share(rel: pg_sys::Relation, pages: *mut pg_sys::BlockNumber, rows: *mut f64) {
+    // SAFETY: the caller's relation and results.
+    unsafe {
+        if let Some(share) = gate::own_share(rel) {
+            *pages = (f64::from(*pages) * share).round() as pg_sys::BlockNumber;
+            *rows = (*rows * share).max(1.0);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Finds a page with room for a row version: the inserter's own page, a page the directory knows, or a fresh one.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use kalamdb_engine::cache::{LatchedPage, Wait};
@@ -9,6 +11,7 @@ use kalamdb_engine::{Error, ErrorKind, Result};
 use pgrx::pg_sys;
 
 use super::storage::Storage;
+use super::{main_fork, partition};
 use crate::wal;
 
 /// The free-space category that means "nothing is known to be exhausted".
@@ -36,11 +39,125 @@ pub fn reserve_for_updates(rel: pg_sys::Relation) -> usize {
     PAGE_SIZE * (100 - fill_factor.clamp(10, 100) as usize) / 100
 }
 
-/// A latched page with room for a version of `len` bytes, other than block `avoid`.
+/// A page to be found for a row.
+#[derive(Clone, Copy)]
+pub struct Wanted {
+    /// The partition that the row belongs to; 0 in a shared table.
+    pub partition: u32,
+    /// Length of the version.
+    pub len: usize,
+    /// Bytes to keep free for updates.
+    pub reserve: usize,
+    /// A block that will not do.
+    pub avoid: Option<u32>,
+    /// When the row of a stream is inserted.
+    pub time: Option<i64>,
+}
+
+/// A latched page with room for a version.
 ///
 /// # Errors
 /// Those of the cache; `LimitExceeded` when the table has all the blocks it can have.
-pub fn page_with_room(storage: &Storage, len: usize, reserve: usize, avoid: Option<u32>, wait: &dyn Wait) -> Result<LatchedPage> {
+pub fn page_with_room(storage: &Storage, wanted: Wanted, wait: &dyn Wait) -> Result<LatchedPage> {
+    if wanted.partition == 0 { shared_page_with_room(storage, wanted, wait) } else { own_page_with_room(storage, wanted, wait) }
+}
+
+/// Blocks of a user that are considered before the user gets another one.
+const OWN_BLOCKS_MAX: u32 = 64;
+
+/// Partitions for which a process remembers where it inserts.
+const TARGETS_MAX: usize = 4096;
+
+thread_local! {
+    /// Where this process last inserted into a partition: the block and, plus one, the next block of the chain to consider.
+    static TARGETS: RefCell<HashMap<(u64, u32), (u32, u32)>> = RefCell::default();
+}
+
+/// A page with room among the blocks of one partition.
+fn own_page_with_room(storage: &Storage, wanted: Wanted, wait: &dyn Wait) -> Result<LatchedPage> {
+    let place = (storage.id.0, wanted.partition);
+    let target = TARGETS.with_borrow(|targets| targets.get(&place).copied());
+    if let Some((block, _)) = target
+        && let Some(page) = try_own_page(storage, block, wanted, wait)?
+    {
+        return Ok(page);
+    }
+    let entry = partition::entry(storage, wanted.partition, wait)?;
+    let newest = entry.last.checked_sub(1).filter(|newest| target.is_none_or(|(block, _)| block != *newest));
+    if let Some(newest) = newest
+        && let Some(page) = try_own_page(storage, newest, wanted, wait)?
+    {
+        remember_target(place, newest, entry.last);
+        return Ok(page);
+    }
+    // A few older blocks, from where the last look ended: a long chain is gone through bit by bit, over and over.
+    let from = target.map_or(entry.last, |(_, next)| if next == 0 { entry.last } else { next });
+    let category = category_for(wanted.len + wanted.reserve);
+    let mut candidates = Vec::new();
+    let mut next = 0;
+    let mut left = OWN_BLOCKS_MAX;
+    partition::walk(storage, wanted.partition, from, wait, &mut |block| {
+        next = block + 1;
+        candidates.push(block);
+        left -= 1;
+        left > 0
+    })?;
+    let next = if left > 0 { 0 } else { next };
+    for block in candidates {
+        if known_category(storage, block, wait)? >= category.max(1)
+            && let Some(page) = try_own_page(storage, block, wanted, wait)?
+        {
+            remember_target(place, block, next);
+            return Ok(page);
+        }
+    }
+    let page = partition::extend(storage, wanted.partition, wait)?;
+    remember_target(place, page.key().page.as_block().expect("rows are stored in blocks"), next);
+    Ok(page)
+}
+
+fn remember_target(place: (u64, u32), block: u32, next: u32) {
+    TARGETS.with_borrow_mut(|targets| {
+        if targets.len() >= TARGETS_MAX {
+            targets.clear();
+        }
+        targets.insert(place, (block, next));
+    });
+}
+
+/// The page of a block of the wanted partition if it has the room.
+fn try_own_page(storage: &Storage, block: u32, wanted: Wanted, wait: &dyn Wait) -> Result<Option<LatchedPage>> {
+    if Some(block) == wanted.avoid || block >= storage.blocks() {
+        return Ok(None);
+    }
+    let page = storage.cache.read(storage.block(block), wait)?.into_exclusive(wait)?;
+    let view = page.page();
+    let fits = match view.kind() {
+        PageKind::Unused => true,
+        PageKind::Data if view.partition() == wanted.partition && wanted.time.is_none_or(|time| view.takes_time(time)) => {
+            view.has_room(wanted.len + wanted.reserve) || (view.max_offset() == 0 && view.has_room(wanted.len))
+        }
+        _ => false,
+    };
+    if fits {
+        return Ok(Some(page));
+    }
+    let free = page.page().free_space();
+    drop(page);
+    record_free_space(storage, block, free, wait)?;
+    Ok(None)
+}
+
+/// What the directory says of a block's free space.
+fn known_category(storage: &Storage, block: u32, wait: &dyn Wait) -> Result<u8> {
+    let pin = storage.cache.read(storage.page(PageNumber::directory(block / DIRECTORY_FANOUT)), wait)?;
+    let guard = pin.shared(wait)?;
+    let page = guard.page();
+    Ok(if page.kind() == PageKind::Directory { page.category(block % DIRECTORY_FANOUT) } else { 0 })
+}
+
+fn shared_page_with_room(storage: &Storage, wanted: Wanted, wait: &dyn Wait) -> Result<LatchedPage> {
+    let Wanted { len, reserve, avoid, .. } = wanted;
     let lane = lane();
     let mut target = storage.descriptor.insert_target(lane).filter(|block| Some(*block) != avoid);
     let mut looks = 0;
@@ -88,7 +205,7 @@ pub fn page_with_room(storage: &Storage, len: usize, reserve: usize, avoid: Opti
     }
 }
 
-/// Gives out the block behind the last one.
+/// Gives out the block behind the last one; no latch is held.
 ///
 /// # Errors
 /// `LimitExceeded` when the table has all the blocks it can have.
@@ -98,6 +215,7 @@ pub fn next_block(storage: &Storage) -> Result<u32> {
         storage.descriptor.blocks.store(LAST_BLOCK, Ordering::Release);
         return Err(Error::new(ErrorKind::LimitExceeded, "cannot extend the table beyond 4294967294 blocks"));
     }
+    main_fork::grown(storage.descriptor, block + 1);
     Ok(block)
 }
 

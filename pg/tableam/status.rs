@@ -151,6 +151,12 @@ impl SnapshotView {
         self.kind == pg_sys::SnapshotType::SNAPSHOT_MVCC
     }
 
+    /// Whether it is the planner's look at the ends of an index.
+    #[inline]
+    pub fn is_horizon(&self) -> bool {
+        self.kind == pg_sys::SnapshotType::SNAPSHOT_NON_VACUUMABLE
+    }
+
     /// Whether the snapshot sees a version; `hints` collects infomask bits for the page.
     ///
     /// A dirty snapshot's xmin, xmax and speculative token are filled for whoever has to wait.

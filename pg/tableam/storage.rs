@@ -1,15 +1,16 @@
 //! The storage behind an open relation.
 
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
-use kalamdb_engine::cache::{Cache, RelationFile, StorageDescriptor};
+use kalamdb_engine::cache::{Cache, INSERT_TARGETS, RelationFile, StorageDescriptor};
 use kalamdb_engine::ids::{Lsn, PageKey, PageNumber, StorageId};
 use kalamdb_engine::page::Page;
 use kalamdb_engine::{Error, ErrorKind};
 use pgrx::pg_sys;
 
 use super::change::note_storage;
-use crate::error::raise;
+use crate::error::{SqlError, raise};
 use crate::shmem::engine_cache;
 
 /// The storage behind a relation, found once per relation cache entry.
@@ -60,7 +61,7 @@ fn refuse_temporary_of_others(rel: pg_sys::Relation) {
 /// The name of a relation, for messages.
 pub fn relation_name(rel: pg_sys::Relation) -> String {
     // SAFETY: an open relation has a pg_class row with a terminated name.
-    unsafe { std::ffi::CStr::from_ptr((*(*rel).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned() }
+    unsafe { CStr::from_ptr((*(*rel).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned() }
 }
 
 impl Storage {
@@ -129,6 +130,11 @@ impl Storage {
         self.descriptor.next_value.load(Ordering::Relaxed) > 1
     }
 
+    /// The blocks that inserts are filling.
+    pub fn insert_targets(&self) -> Vec<u32> {
+        (0..INSERT_TARGETS).filter_map(|lane| self.descriptor.insert_target(lane)).collect()
+    }
+
     /// The key of a block's page.
     #[inline]
     pub fn block(&self, block: u32) -> PageKey {
@@ -148,4 +154,24 @@ impl Storage {
     pub fn page(&self, page: PageNumber) -> PageKey {
         PageKey { storage: self.id, page }
     }
+}
+
+/// Raises an error unless the relation is a table of our access method.
+pub fn require_table(rel: pg_sys::Relation) {
+    // SAFETY: an open relation; the name of an access method is allocated by Postgres.
+    let method = unsafe {
+        if super::is_ours(rel) {
+            return;
+        }
+        let name = if (*rel).rd_tableam.is_null() { std::ptr::null_mut() } else { pg_sys::get_am_name((*(*rel).rd_rel).relam) };
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    };
+    raise(
+        SqlError::wrong_object_type(format!("\"{}\" is not a KalamDB table", relation_name(rel)))
+            .with_detail(match method {
+                Some(method) => format!("Its access method is \"{method}\"."),
+                None => "Only tables and materialized views have a storage.".to_owned(),
+            })
+            .with_hint("The view kalam.tables lists the KalamDB tables of this database."),
+    );
 }

@@ -25,13 +25,14 @@ use super::row_lock::{
     wait_for_multi, wait_for_xid,
 };
 use super::slot::{item_pointer, tid_of};
-use super::space::page_with_room;
+use super::space::{Wanted, page_with_room};
 use super::status::{PostgresStatus, current_xid, narrow};
 use super::storage::Storage;
-use super::values;
+use super::{stream, values};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
-use crate::wal;
+use crate::jobs::count_rows;
+use crate::{gate, wal};
 
 /// An update on its way: what does not change while it waits.
 struct Update {
@@ -41,6 +42,8 @@ struct Update {
     tid: Tid,
     xid: Xid,
     cid: u32,
+    /// The partition that the new version belongs to; 0 in a shared table.
+    partition: u32,
 }
 
 const _: () = nothing_to_drop::<(Update, IndexedColumns, NewTuple)>();
@@ -60,12 +63,14 @@ pub unsafe extern "C-unwind" fn tuple_update(
     update_indexes: *mut bool,
 ) -> pg_sys::TM_Result::Type {
     refuse_in_parallel_mode("update");
+    stream::refuse_update(rel);
     let storage = Storage::of(rel);
     wal::wait_for_room(storage.cache);
     // SAFETY: the executor passes a valid TID, a slot with the new row and its result structs.
     unsafe {
-        let update =
-            Update { rel, storage, waiter: BackendWait::new(storage.cache), tid: tid_of(&*tid), xid: current_xid(), cid };
+        let waiter = BackendWait::new(storage.cache);
+        let partition = gate::partition_of_row(rel, &storage, slot, &waiter);
+        let update = Update { rel, storage, waiter, tid: tid_of(&*tid), xid: current_xid(), cid, partition };
         let columns = IndexedColumns::of(rel);
         let mut new = NewTuple::unmoved(rel, slot);
         let mut lock = None;
@@ -76,6 +81,7 @@ pub unsafe extern "C-unwind" fn tuple_update(
                 (*slot).tts_tid = item_pointer(new_tid);
                 *update_indexes = !heap_only;
                 pg_sys::pgstat_count_heap_update(rel, heap_only);
+                count_rows(&storage, 1);
                 pg_sys::TM_Result::TM_Ok
             }
             Err((state, row)) => {
@@ -116,6 +122,10 @@ impl Update {
             let Some(row) = LatchedRow::find(&self.storage, self.tid, self.cid, &self.waiter) else {
                 return Err((TmResult::Deleted, None));
             };
+            if row.page.page().partition() != self.partition {
+                drop(row);
+                gate::refuse_other_partition(self.rel);
+            }
             let modified = *known.get_or_insert_with(|| self.compare(columns, &row, new));
             *lock_mode = if modified.key { LockTupleExclusive } else { LockTupleNoKeyExclusive };
             // SAFETY: only sets this backend's own entry.
@@ -193,7 +203,7 @@ impl Update {
         // SAFETY: the tuple is the executor's new row.
         let moves_out = unsafe { values::needs_move(new.tuple) };
         let carried = Carried::of(&row.header);
-        if !moves_out && row.page.page().has_room(new.version_len()) {
+        if !moves_out && row.page.page().has_room_for_update(new.version_len()) {
             self.check_serializable();
             return self.store_in_page(row, new, modified, mode, carried);
         }
@@ -292,7 +302,9 @@ impl Update {
     /// Puts the new version into another page; nothing when that page filled up before both were latched.
     fn store_in_other_page(&self, new: &NewTuple, mode: LockTupleMode::Type, carried: Carried) -> Option<(Tid, bool)> {
         let reserve = super::space::reserve_for_updates(self.rel);
-        let candidate = page_with_room(&self.storage, new.version_len(), reserve, Some(self.tid.block), &self.waiter).or_raise();
+        let (partition, len) = (self.partition, new.version_len());
+        let wanted = Wanted { partition, len, reserve, avoid: Some(self.tid.block), time: None };
+        let candidate = page_with_room(&self.storage, wanted, &self.waiter).or_raise();
         let block = candidate.key().page.as_block().expect("rows are stored in blocks");
         let (mut row, mut other) = self.latch_both(candidate, block);
         let unused = other.page().kind() == PageKind::Unused;
@@ -309,8 +321,8 @@ impl Update {
             &mut row.page,
             |page, record| {
                 if unused {
-                    page.init(PageKind::Data, 0);
-                    record.init(PageKind::Data, 0);
+                    page.init(PageKind::Data, self.partition);
+                    record.init(PageKind::Data, self.partition);
                 }
                 let offset = page.add_row(&fresh, new.body(), None).expect("the page has room, as checked under this latch");
                 record.insert(offset, page.as_page().version(offset).expect("the version was just added").bytes());

@@ -5,7 +5,7 @@
 //! come round several times.
 //!
 //! Invariants: a line pointer is freed only after every index has dropped its entries for it in this run. relfrozenxid moves on
-//! only to an xid below which no version holds one; since there is no visibility map, every page is looked at.
+//! only to an xid below which no version holds one; since there is no visibility map, every page is looked at that is not cold.
 
 mod compat;
 mod dead_items;
@@ -20,10 +20,15 @@ use kalamdb_engine::ids::Xid;
 use kalamdb_engine::visibility::{FreezeLimits, FreezeTracker};
 use pgrx::{pg_guard, pg_sys};
 
+use super::main_fork;
 use super::prune::Horizon;
 use super::status::{narrow, refresh_reference};
 use super::storage::Storage;
+use super::stream;
+use crate::cold::ColdBlocks;
+use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
+use crate::gate::is_partitioned;
 pub use compat::next_xid;
 pub use limits::full_cutoff;
 
@@ -36,6 +41,8 @@ use report::{Beginning, TableName};
 #[derive(Default)]
 struct Counts {
     scanned_pages: u32,
+    /// Pages that were not looked at because they are cold.
+    cold_pages: u32,
     removed_pages: u32,
     /// Pages with dead line pointers.
     dead_line_pages: u32,
@@ -66,6 +73,8 @@ struct Vacuum {
     remaining: FreezeTracker,
     horizon: Horizon,
     dead: DeadItems,
+    /// Blocks that are not looked at: their rows are frozen in segments.
+    cold: ColdBlocks,
     /// Blocks when the run began; later ones have only newer xids.
     pages: u32,
     verbose: bool,
@@ -91,15 +100,44 @@ pub unsafe extern "C-unwind" fn relation_vacuum(
     // SAFETY: Postgres passes a table that it opened and locked against other VACUUMs and against schema changes.
     unsafe {
         let beginning = Beginning::now();
+        if stream::is_stream(rel) {
+            stream::expire(rel);
+        }
         pg_sys::pgstat_progress_start_command(pg_sys::ProgressCommandType::PROGRESS_COMMAND_VACUUM, (*rel).rd_id);
         let mut vacuum = Vacuum::prepare(rel, params, strategy);
         vacuum.check_emergency();
         scan::scan(&mut vacuum);
         vacuum.end_indexes();
         truncate::truncate(&mut vacuum);
+        main_fork::follow(vacuum.storage.descriptor);
         let moved = vacuum.publish(&beginning);
         pg_sys::pgstat_progress_end_command();
         vacuum.report(&*params, &beginning, moved);
+    }
+}
+
+/// Removes what is dead as VACUUM does, from within another command.
+///
+/// # Safety
+/// The table is open and locked as for VACUUM.
+pub unsafe fn remove_dead(rel: pg_sys::Relation) {
+    let mut params = pg_sys::VacuumParams {
+        options: pg_sys::VACOPT_VACUUM,
+        freeze_min_age: -1,
+        freeze_table_age: -1,
+        multixact_freeze_min_age: -1,
+        multixact_freeze_table_age: -1,
+        index_cleanup: pg_sys::VacOptValue::VACOPTVALUE_ENABLED,
+        truncate: pg_sys::VacOptValue::VACOPTVALUE_DISABLED,
+        log_min_duration: -1,
+        nworkers: -1,
+        ..Default::default()
+    };
+    // SAFETY: the caller's lock.
+    unsafe {
+        let strategy = pg_sys::GetAccessStrategy(pg_sys::BufferAccessStrategyType::BAS_VACUUM);
+        relation_vacuum(rel, &raw mut params, strategy);
+        pg_sys::FreeAccessStrategy(strategy);
     }
 }
 
@@ -129,11 +167,14 @@ impl Vacuum {
             let pages = storage.blocks();
             let clean_indexes = params_ref.index_cleanup != pg_sys::VacOptValue::VACOPTVALUE_DISABLED;
             let workers = if clean_indexes && !cutoffs.is_emergency() { params_ref.nworkers } else { -1 };
+            let wait = BackendWait::new(storage.cache);
+            // After the cutoffs: what becomes hot from now on has younger xids only.
+            let cold = if skips_nothing { ColdBlocks::default() } else { ColdBlocks::of(&storage, &wait).or_raise() };
             let dead = DeadItems::new(rel, indexes.relations(), pages, workers, verbose, strategy);
             Vacuum {
                 rel,
                 storage,
-                wait: BackendWait::new(storage.cache),
+                wait,
                 name,
                 indexes,
                 strategy,
@@ -142,6 +183,7 @@ impl Vacuum {
                 horizon: Horizon::of(rel).at_least(limits.oldest_xmin),
                 limits,
                 dead,
+                cold,
                 pages,
                 verbose,
                 aggressive,
@@ -149,7 +191,8 @@ impl Vacuum {
                 may_bypass_indexes: params_ref.index_cleanup != pg_sys::VacOptValue::VACOPTVALUE_ENABLED,
                 clean_indexes,
                 finish_indexes: clean_indexes,
-                may_truncate: params_ref.truncate != pg_sys::VacOptValue::VACOPTVALUE_DISABLED,
+                // The blocks of a user stay with the user.
+                may_truncate: params_ref.truncate != pg_sys::VacOptValue::VACOPTVALUE_DISABLED && !is_partitioned(rel),
                 counts: Counts::default(),
                 live_estimate: 0.0,
             }

@@ -8,8 +8,9 @@ use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 
 use kalamdb_engine::cache::Wait;
-use kalamdb_engine::ids::{PageKey, PageNumber};
+use kalamdb_engine::ids::{Lsn, PageKey, PageNumber};
 use kalamdb_engine::page::{MAX_VERSION, OVERFLOW_PAYLOAD, PREFIX, PageKind, VERSION_HEADER};
+use kalamdb_engine::segment::{LargeValues, StoredValue};
 use kalamdb_engine::{Error, ErrorKind, Result};
 use pgrx::{pg_guard, pg_sys};
 
@@ -30,6 +31,9 @@ const POINTER: usize = 18;
 
 /// Tag of a TOAST pointer to a stored value.
 const TAG_ON_DISK: u8 = 18;
+
+/// The bits of a pointer's `extinfo` that are the stored size; the others are the compression's.
+const EXTERNAL_SIZE: u32 = (1 << 30) - 1;
 
 /// `varatt_external`, which may stand unaligned.
 #[repr(C, packed)]
@@ -214,6 +218,52 @@ unsafe fn row_len(descriptor: pg_sys::TupleDesc, columns: &Columns) -> usize {
         + unsafe {
             pg_sys::heap_compute_data_size(descriptor, columns.values.as_ptr().cast_mut(), columns.nulls.as_ptr().cast_mut())
         }
+}
+
+/// The large values of a table, for the writer of a segment.
+pub struct TableValues<'a> {
+    rel: pg_sys::Relation,
+    storage: &'a Storage,
+    wait: &'a dyn Wait,
+}
+
+impl<'a> TableValues<'a> {
+    /// The values of an open table; no latch is held while one is asked for.
+    pub fn new(rel: pg_sys::Relation, storage: &'a Storage, wait: &'a dyn Wait) -> TableValues<'a> {
+        TableValues { rel, storage, wait }
+    }
+}
+
+impl LargeValues for TableValues<'_> {
+    fn fetch(&mut self, value: u32) -> Result<StoredValue> {
+        let mut stored = StoredValue { bytes: Vec::new(), references: 0, lsn: Lsn::INVALID };
+        let mut total = 0;
+        let mut chunk = 0;
+        loop {
+            let pin = self.storage.cache.read(chunk_key(self.storage, value, chunk), self.wait)?;
+            let guard = pin.shared(self.wait)?;
+            let page = guard.page();
+            let payload = page.overflow_payload();
+            if chunk == 0 && page.kind() == PageKind::Overflow {
+                total = page.overflow_total() as usize;
+                (stored.references, stored.lsn) = (page.overflow_refcount(), page.lsn());
+            }
+            if page.kind() != PageKind::Overflow || (payload.is_empty() && total > 0) {
+                return Err(missing(value, chunk));
+            }
+            stored.bytes.extend_from_slice(payload);
+            drop(guard);
+            if stored.bytes.len() >= total {
+                return Ok(stored);
+            }
+            chunk += 1;
+            self.wait.pause()?;
+        }
+    }
+
+    fn allocate(&mut self) -> Result<u32> {
+        next_number(self.rel, self.storage)
+    }
 }
 
 /// The number of the table's next large value; none is given out twice.
@@ -417,6 +467,63 @@ pub fn released_values(rel: pg_sys::Relation, version: &[u8], into: &mut Vec<u32
     };
     // SAFETY: the version is a row of the relation; its bytes stay in place during the call.
     unsafe { each_pointer((*rel).rd_att, &mut tuple, &mut |_, pointer| into.push(pointer.value)) };
+}
+
+/// A tuple's bytes with its large values taken in; nothing if that would be longer than `most`.
+///
+/// A rewrite may have left pointers that name another table; see [`localize_slot`].
+pub fn flat_copy(rel: pg_sys::Relation, tid: kalamdb_engine::ids::Tid, tuple: &[u8], most: usize) -> Option<Vec<u8>> {
+    // SAFETY: the bytes are a row of the open relation; they are copied to where they are aligned, and all that is allocated is
+    // freed with the context.
+    unsafe {
+        let context = pg_sys::AllocSetContextCreateExtended(
+            pg_sys::CurrentMemoryContext,
+            c"kalamdb large values".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        let old = pg_sys::MemoryContextSwitchTo(context);
+        let copy = pg_sys::palloc(tuple.len()).cast::<u8>();
+        std::ptr::copy_nonoverlapping(tuple.as_ptr(), copy, tuple.len());
+        let mut whole = pg_sys::HeapTupleData {
+            t_len: tuple.len() as u32,
+            t_self: slot::item_pointer(tid),
+            t_tableOid: (*rel).rd_id,
+            t_data: copy.cast(),
+        };
+        let flat = flatten(rel, &mut whole, most)
+            .map(|flat| std::slice::from_raw_parts((*flat).t_data.cast::<u8>(), (*flat).t_len as usize).to_vec());
+        pg_sys::MemoryContextSwitchTo(old);
+        pg_sys::MemoryContextDelete(context);
+        flat
+    }
+}
+
+unsafe fn flatten(rel: pg_sys::Relation, tuple: pg_sys::HeapTuple, most: usize) -> Option<pg_sys::HeapTuple> {
+    // SAFETY: the caller's tuple is a private copy of a row of the relation.
+    unsafe {
+        let table = (*rel).rd_id.to_u32();
+        let mut total = (*tuple).t_len as usize;
+        each_pointer((*rel).rd_att, tuple, &mut |value, mut pointer| {
+            total += (pointer.extinfo & EXTERNAL_SIZE) as usize;
+            pointer.table = table;
+            value.add(2).cast::<Pointer>().write_unaligned(pointer);
+        });
+        if total > most {
+            return None;
+        }
+        let mut columns = Columns::of((*rel).rd_att, tuple);
+        for column in 0..columns.values.len() {
+            if attribute((*rel).rd_att, column).length == -1
+                && let Some(value) = columns.address(column)
+                && is_external(value)
+            {
+                columns.values[column] = pg_sys::Datum::from(pg_sys::detoast_external_attr(value.cast()));
+            }
+        }
+        Some(pg_sys::heap_form_tuple((*rel).rd_att, columns.values.as_mut_ptr(), columns.nulls.as_mut_ptr()))
+    }
 }
 
 /// Makes the pointers of a row in a slot name its table.

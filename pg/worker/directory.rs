@@ -12,12 +12,25 @@ use pgrx::pg_sys;
 /// Base backups and pg_rewind skip names that begin with pgsql_tmp, as they must a live store.
 const NAME: &str = "pgsql_tmp_kalamdb";
 
+/// The default directory of segments; unlike the store it is part of a base backup, as segments never change.
+const SEGMENTS: &str = "kalamdb_segments";
+
+/// The store's directory.
+pub fn store_directory() -> PathBuf {
+    data_directory().join(NAME)
+}
+
+/// The server's own directory for segments: the location `local`.
+pub fn segments_directory() -> PathBuf {
+    data_directory().join(SEGMENTS)
+}
+
 /// The directory's path, made with the data directory's own mode if it is not there.
 ///
 /// # Errors
 /// `StorageMissing` if it cannot be made or used.
 pub fn prepare() -> Result<PathBuf> {
-    let path = data_directory().join(NAME);
+    let path = store_directory();
     let unusable = |error: std::io::Error| {
         Error::new(ErrorKind::StorageMissing, format!("could not use the store's directory \"{}\"", path.display()))
             .with_detail(sentence(error))
@@ -37,7 +50,20 @@ pub fn prepare() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn data_directory() -> &'static Path {
+/// Postgres' own directory for temporary files, which it empties when the server starts.
+///
+/// # Errors
+/// `Io` if it cannot be made.
+pub fn temporary_directory() -> Result<PathBuf> {
+    let path = data_directory().join("base/pgsql_tmp");
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error.into()),
+        _ => Ok(path),
+    }
+}
+
+/// The cluster's data directory.
+pub fn data_directory() -> &'static Path {
     // SAFETY: set at the start of the server and never changed.
     Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_bytes()))
 }

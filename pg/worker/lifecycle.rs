@@ -124,6 +124,8 @@ fn open(cache: &'static Cache, directory: PathBuf, end: Lsn) -> Result<Engine, S
     let (system_identifier, timeline) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::GetWALInsertionTimeLine()) };
     let config = EngineConfig {
         loaders: settings::loader_threads(),
+        cold_loaders: settings::cold_loader_threads(),
+        segments: directory::segments_directory(),
         // The main thread decides when checkpoints are made: it knows the settings of the moment.
         checkpoint_interval: Duration::MAX,
         checkpoint_log_bytes: u64::MAX,

@@ -6,6 +6,7 @@
 
 mod directory;
 mod lifecycle;
+pub mod requests;
 mod serve;
 mod signals;
 mod slot;
@@ -15,6 +16,9 @@ mod unlogged;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+
+pub use directory::{data_directory, segments_directory, temporary_directory};
+pub use signals::with_all_blocked;
 
 /// The process' entry, called by Postgres by name.
 #[unsafe(no_mangle)]

@@ -15,6 +15,7 @@ use super::{directory, signals, sweeper};
 use crate::error::SqlError;
 use crate::ffi::interrupts::check_for_interrupts;
 use crate::ffi::interrupts::postmaster_is_alive;
+use crate::jobs::Launcher;
 use crate::{settings, wal};
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -50,6 +51,7 @@ pub struct Server {
     pending: Option<Ticket>,
     last_checkpoint: Instant,
     last_sweep: Instant,
+    launcher: Launcher,
     /// When another process was last seen waiting for the slot.
     slot_wanted: Option<Instant>,
 }
@@ -120,7 +122,9 @@ impl Server {
     /// A server for an engine that is ready.
     pub fn new(cache: &'static Cache, engine: Engine, slot: Slot) -> Server {
         let now = Instant::now();
-        Server { cache, engine, slot, pending: None, last_checkpoint: now, last_sweep: now, slot_wanted: None }
+        publish_retention(cache);
+        let launcher = Launcher::new(cache);
+        Server { cache, engine, slot, pending: None, last_checkpoint: now, last_sweep: now, launcher, slot_wanted: None }
     }
 
     /// Serves until the server stops or the engine fails.
@@ -133,6 +137,9 @@ impl Server {
             let seen = main_wake.load(Ordering::Acquire);
             if let Some(message) = self.step()? {
                 return Ok(Outcome::Failed(message));
+            }
+            if !signals::terminate_requested() {
+                self.launcher.step();
             }
             if signals::terminate_requested() {
                 let stopping = directory::server_is_stopping();
@@ -153,6 +160,8 @@ impl Server {
         if signals::take_reload_request() {
             // SAFETY: called between statements, of which the worker has none.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+            publish_retention(self.cache);
+            self.launcher.forget_limits();
         }
         publish_log_positions(self.cache);
         for message in self.engine.take_messages() {
@@ -231,6 +240,11 @@ impl Server {
     fn users(&self) -> u32 {
         self.cache.header().attached.load(Ordering::Acquire)
     }
+}
+
+/// Tells the engine's threads how long files of segments are kept that nobody needs any more.
+fn publish_retention(cache: &Cache) {
+    cache.header().segment_retention.store(settings::segment_retention().as_secs(), Ordering::Relaxed);
 }
 
 /// The end of the log, flushed up to there.

@@ -8,7 +8,7 @@ use std::ffi::c_char;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kalamdb_engine::cache::{Cache, WorkerState, futex};
+use kalamdb_engine::cache::{Cache, Duty, WorkerState, futex};
 use kalamdb_engine::{Error, ErrorKind};
 use pgrx::pg_sys;
 
@@ -42,6 +42,23 @@ fn registration() -> pg_sys::BackgroundWorker {
     write_name(&mut worker.bgw_type, "kalamdb engine");
     write_name(&mut worker.bgw_library_name, "$libdir/kalamdb");
     write_name(&mut worker.bgw_function_name, "kalamdb_worker_main");
+    worker
+}
+
+/// The registration of a process that runs jobs: the launcher alone starts one again.
+pub fn job_registration(duty: Duty, argument: pg_sys::Datum) -> pg_sys::BackgroundWorker {
+    const NEVER: i32 = -1;
+    let mut worker = registration();
+    worker.bgw_restart_time = NEVER;
+    worker.bgw_main_arg = argument;
+    // SAFETY: set once at the start of the process.
+    worker.bgw_notify_pid = unsafe { pg_sys::MyProcPid };
+    worker.bgw_name = [0; 96];
+    worker.bgw_type = [0; 96];
+    worker.bgw_function_name = [0; 96];
+    write_name(&mut worker.bgw_name, if duty == Duty::Keeper { "kalamdb job table" } else { "kalamdb job" });
+    write_name(&mut worker.bgw_type, "kalamdb job");
+    write_name(&mut worker.bgw_function_name, "kalamdb_job_main");
     worker
 }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::latch::Latch;
+use crate::error::{Error, ErrorKind};
 use crate::ids::{Lsn, PageKey, PageNumber, StorageId};
 
 /// Low bits of the state word: number of pins.
@@ -35,6 +36,33 @@ pub enum LoadFailure {
     Io = 2,
     /// Anything else.
     Internal = 3,
+    /// What the page is built from does not answer.
+    Unavailable = 4,
+    /// What the page is built from is gone.
+    Missing = 5,
+}
+
+impl LoadFailure {
+    /// The failure that an error is for those who wait.
+    pub fn of(error: &Error) -> LoadFailure {
+        match error.kind() {
+            ErrorKind::Corrupt => LoadFailure::Corrupt,
+            ErrorKind::Io | ErrorKind::DiskFull => LoadFailure::Io,
+            ErrorKind::Unavailable | ErrorKind::Cancelled => LoadFailure::Unavailable,
+            ErrorKind::StorageMissing => LoadFailure::Missing,
+            _ => LoadFailure::Internal,
+        }
+    }
+
+    pub(super) fn kind_of(word: u32) -> ErrorKind {
+        match word {
+            1 => ErrorKind::Corrupt,
+            2 => ErrorKind::Io,
+            4 => ErrorKind::Unavailable,
+            5 => ErrorKind::StorageMissing,
+            _ => ErrorKind::Internal,
+        }
+    }
 }
 
 /// One frame's descriptor.
@@ -49,6 +77,8 @@ pub(super) struct Frame {
     /// Raised when a load ends.
     pub(super) loaded: AtomicU32,
     pub(super) failure: AtomicU32,
+    /// What the load of the content took, until somebody has taken note of it; see `load_report`.
+    pub(super) report: AtomicU64,
 }
 
 impl Frame {

@@ -110,6 +110,11 @@ impl Pin {
         if self.descriptor().latch.try_lock_exclusive() { Some(Exclusive { pin: self }) } else { None }
     }
 
+    /// Takes the latch for writing if nobody holds it; the caller makes a guard of it.
+    pub(super) fn try_latch(&self) -> bool {
+        self.descriptor().latch.try_lock_exclusive()
+    }
+
     /// Sets bits of a 16-bit word of the page (a version's infomask at `offset`, which is even) under any latch or none:
     /// hints that any process may set at any time and that may be lost.
     #[inline]
@@ -248,6 +253,20 @@ impl<P: Borrow<Pin>> Exclusive<P> {
         if pin.descriptor().set_dirty(rec_lsn) {
             pin.cache.header().dirty_frames.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that the store has what is in the page.
+    pub(super) fn mark_clean(&self) {
+        let pin = self.pinned();
+        if pin.descriptor().is_dirty() {
+            pin.descriptor().clear_dirty();
+            pin.cache.header().dirty_frames.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The guard of a latch that was taken.
+    pub(super) fn over(pin: P) -> Exclusive<P> {
+        Exclusive { pin }
     }
 
     /// Whether nobody else pins the page, so that versions may move within it.

@@ -10,7 +10,7 @@ use crate::ids::{Lsn, StorageId};
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"KALAMDB1");
 
 /// The version of the layout of the mapping; an old library meets a new one and is refused.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The longest text of a failure that the mapping keeps, in bytes.
 pub const FAILURE_TEXT: usize = 1984;
@@ -69,6 +69,20 @@ pub struct Counters {
     pub checkpoints: AtomicU64,
     /// Log records replayed.
     pub replayed: AtomicU64,
+    /// Pages built from segments.
+    pub cold_loads: AtomicU64,
+    /// Bytes read from segments.
+    pub segment_bytes_read: AtomicU64,
+    /// Segments opened.
+    pub segments_opened: AtomicU64,
+    /// Blocks that became cold.
+    pub blocks_cooled: AtomicU64,
+    /// Cold blocks that were changed and became hot.
+    pub blocks_thawed: AtomicU64,
+    /// Segments that became part of a table.
+    pub segments_added: AtomicU64,
+    /// Files of segments deleted.
+    pub segments_deleted: AtomicU64,
 }
 
 /// The fields at the start of the mapping.
@@ -99,6 +113,10 @@ pub struct Header {
     pub checkpoints_done: AtomicU64,
     /// The next storage id to give out.
     pub next_storage_id: AtomicU64,
+    /// The next segment number to give out.
+    pub next_segment: AtomicU64,
+    /// Seconds for which the file of a segment that nobody needs any more is kept.
+    pub segment_retention: AtomicU64,
     /// Number of dirty frames.
     pub dirty_frames: AtomicU32,
     pub(super) clock_hand: AtomicU32,
@@ -128,6 +146,7 @@ impl Header {
         self.storage_latch.reset();
         self.failure_latch.reset();
         self.next_storage_id.store(1, Ordering::Relaxed);
+        self.next_segment.store(1, Ordering::Relaxed);
     }
 
     /// What the worker is doing.
@@ -149,6 +168,11 @@ impl Header {
     /// Makes sure that ids up to `used` are not given out.
     pub fn note_storage_id(&self, used: StorageId) {
         self.next_storage_id.fetch_max(used.0 + 1, Ordering::Relaxed);
+    }
+
+    /// Gives out a segment number that no segment had before.
+    pub fn allocate_segment(&self) -> u64 {
+        self.next_segment.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Up to where the log is flushed, as last published.

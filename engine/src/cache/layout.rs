@@ -3,10 +3,13 @@
 use std::mem::size_of;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::failure::LoadFailures;
 use super::frame::Frame;
 use super::header::{Header, LAYOUT_VERSION, MAGIC};
+use super::job_board::JobBoard;
 use super::latch::Latch;
 use super::load_queue::LoadQueue;
+use super::requests::RequestBoard;
 use super::storage_table::StorageDescriptor;
 use super::{Cache, Region};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +34,9 @@ pub(super) struct Layout {
     pub(super) storages: u32,
     pub(super) buckets: u32,
     load_queue: usize,
+    load_failures: usize,
+    requests: usize,
+    job_board: usize,
     partitions: usize,
     bucket_heads: usize,
     storage_buckets: usize,
@@ -51,6 +57,9 @@ impl Layout {
         };
         place(size_of::<Header>(), 4096);
         let load_queue = place(size_of::<LoadQueue>(), 64);
+        let load_failures = place(size_of::<LoadFailures>(), 64);
+        let requests = place(size_of::<RequestBoard>(), 64);
+        let job_board = place(size_of::<JobBoard>(), 64);
         let partitions = place(PARTITIONS as usize * 64, 64);
         let bucket_heads = place(buckets as usize * 4, 64);
         let storage_buckets = place(storages as usize * 4, 64);
@@ -62,6 +71,9 @@ impl Layout {
             storages,
             buckets,
             load_queue,
+            load_failures,
+            requests,
+            job_board,
             partitions,
             bucket_heads,
             storage_buckets,
@@ -100,6 +112,9 @@ impl Cache {
         header.frames.store(layout.frames, Ordering::Relaxed);
         header.storages.store(layout.storages, Ordering::Relaxed);
         cache.load_queue().format();
+        cache.load_failures().format();
+        cache.requests().format();
+        cache.jobs().format();
         for bucket in cache.bucket_heads() {
             bucket.store(u32::MAX, Ordering::Relaxed);
         }
@@ -151,6 +166,19 @@ impl Cache {
 
     pub(super) fn load_queue(&self) -> &LoadQueue {
         &self.part::<LoadQueue>(self.region.layout.load_queue, 1)[0]
+    }
+
+    pub(super) fn load_failures(&self) -> &LoadFailures {
+        &self.part::<LoadFailures>(self.region.layout.load_failures, 1)[0]
+    }
+
+    pub(super) fn requests(&self) -> &RequestBoard {
+        &self.part::<RequestBoard>(self.region.layout.requests, 1)[0]
+    }
+
+    /// Where jobs are asked for and watched.
+    pub fn jobs(&self) -> &JobBoard {
+        &self.part::<JobBoard>(self.region.layout.job_board, 1)[0]
     }
 
     pub(super) fn partition_latch(&self, hash: u32) -> &Latch {

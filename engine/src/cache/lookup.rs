@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::frame::{CLAIMED, DIRTY, Frame, LOADING, PINS, QUEUED, REPLAYED, TAGGED, VALID};
 use super::header::raise;
 use super::latch::{Wait, WaitForever};
-use super::{Cache, LoadFailure, Pin, futex};
+use super::{Cache, Pin, futex, load_report};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PageKey;
 
@@ -81,10 +81,14 @@ impl Cache {
     #[inline]
     pub fn lookup(&self, key: PageKey) -> Option<Pin> {
         let number = self.find_unlatched(key, hash(key))?;
-        if self.frame(number).state.load(Ordering::Acquire) & VALID != 0 {
+        let frame = self.frame(number);
+        if frame.state.load(Ordering::Acquire) & VALID != 0 {
+            if frame.report.load(Ordering::Relaxed) != 0 {
+                load_report::take(&frame.report);
+            }
             return Some(Pin::new(*self, number));
         }
-        self.frame(number).unpin();
+        frame.unpin();
         None
     }
 
@@ -161,6 +165,18 @@ impl Cache {
         Ok(Pin::new(*self, number))
     }
 
+    /// Gives a page that is not in the cache a frame that nobody fills; nothing when it is there now or no frame is free at once.
+    pub(super) fn reserve(&self, key: PageKey) -> Option<Pin> {
+        let claimed = self.claim_once(self.region.layout.frames as usize * 7)?;
+        match self.tag(claimed, key, hash(key), LOADING) {
+            Tagged::New(number) => Some(Pin::new(*self, number)),
+            Tagged::Present(number) => {
+                self.frame(number).unpin();
+                None
+            }
+        }
+    }
+
     fn queue_load(&self, number: u32) -> bool {
         if !self.load_queue().push(number) {
             return false;
@@ -182,12 +198,13 @@ impl Cache {
             let word = frame.loaded.load(Ordering::Acquire);
             let state = frame.state.load(Ordering::Acquire);
             if state & VALID != 0 {
+                load_report::take(&frame.report);
                 return Ok(Some(pin));
             }
             if state & (LOADING | REPLAYED) == 0 {
                 return match frame.failure.load(Ordering::Acquire) {
                     0 => Ok(None),
-                    failure => Err(load_error(failure, key)),
+                    failure => Err(self.load_error(failure, key)),
                 };
             }
             futex::wait(&frame.loaded, word);
@@ -240,6 +257,7 @@ impl Cache {
         }
         frame.set_key(key);
         frame.failure.store(0, Ordering::Relaxed);
+        frame.report.store(0, Ordering::Relaxed);
         frame.next.store(self.bucket(hash).load(Ordering::Relaxed), Ordering::Relaxed);
         frame.state.store(TAGGED | content | 1, Ordering::Release);
         self.bucket(hash).store(claimed, Ordering::Release);
@@ -382,21 +400,4 @@ impl Cache {
             dirty
         })
     }
-}
-
-fn load_error(failure: u32, key: PageKey) -> Error {
-    let place = match key.page.as_block() {
-        Some(block) => format!("block {block}"),
-        None => format!("page {:#x}", key.page.0),
-    };
-    if failure == LoadFailure::Io as u32 {
-        return Error::new(ErrorKind::Io, format!("could not read {place} of storage {}", key.storage.0))
-            .with_hint("The server log has the operating system's message.");
-    }
-    if failure == LoadFailure::Corrupt as u32 {
-        return Error::corrupt(format!("invalid page: {place} of storage {}", key.storage.0))
-            .with_detail("The stored bytes fail their check; other pages are not affected.")
-            .with_hint("Restore the table from a backup, or look at the server log for the damaged file.");
-    }
-    Error::internal(format!("could not load {place} of storage {}", key.storage.0)).with_hint("The server log has the cause.")
 }

@@ -6,25 +6,38 @@
 //!
 //! Invariant: the cache is a cache. Emptied at any moment between operations, every query still gives the same answer.
 
+mod cooling;
+mod failure;
+mod flush_state;
 mod frame;
 pub mod futex;
 mod guard;
 mod header;
+mod job_board;
 mod latch;
 mod layout;
 mod load_queue;
+mod load_report;
 mod lookup;
 mod recovery;
+mod requests;
 mod storage_table;
 mod worker_side;
 
+pub use cooling::{ForCooling, Reserved};
+pub use flush_state::{FlushLimits, FlushNews, FlushState};
 pub use frame::LoadFailure;
 pub use guard::{Exclusive, ExclusiveGuard, LatchedPage, Pin, SharedGuard};
 pub use header::{Counters, FAILURE_TEXT, Header, LAYOUT_VERSION, WorkerState, raise};
+pub use job_board::{
+    DatabaseWish, Duty, JOB_PROCESSES, JOB_TEXT, JobBoard, JobProcess, PostedRequest, TakenRequest, monotonic_ms, wanted,
+};
 pub use latch::{Latch, Wait, WaitForever, set_latch_hooks};
 pub use layout::{CacheConfig, SharedMemory};
 pub use load_queue::LOAD_QUEUE;
+pub use load_report::{LoadReport, LoadStatistics, load_statistics};
 pub use recovery::FoundPage;
+pub use requests::{REQUEST_BYTES, REQUEST_SLOTS, Request, RequestClass};
 pub use storage_table::{INSERT_TARGETS, RelationFile, StorageDescriptor, StorageInfo, StorageTable};
 pub use worker_side::{DirtyFrame, Load, WriteBack};
 

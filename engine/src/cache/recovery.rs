@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use super::frame::{DIRTY, LOADING, QUEUED, REPLAYED, TAGGED, VALID};
 use super::header::raise;
 use super::latch::{Wait, WaitForever};
-use super::{Cache, LoadFailure, Pin};
+use super::{Cache, LoadFailure, LoadReport, Pin};
 use crate::error::Result;
 use crate::ids::{Lsn, PageKey};
+use crate::page::COLD;
 
 /// Takes the stored form of a page that was asked for, or none for a page that does not exist.
 pub type FoundPage<'f> = &'f mut dyn FnMut(Option<&[u8]>) -> Result<()>;
@@ -31,7 +32,7 @@ impl Cache {
         // The frame is new, or a process asked for the page and waits until it may have it.
         let mut own = Some(self.own_load(pin.frame(), key));
         load(&mut |stored| match own.take() {
-            Some(own) => own.finish_as(stored, REPLAYED),
+            Some(own) => own.finish_as(stored, REPLAYED, LoadReport::default()),
             None => Ok(()),
         })?;
         Ok(pin)
@@ -64,8 +65,10 @@ impl Cache {
                 continue;
             }
             let pin = Pin::new(*self, number as u32);
-            let Ok(guard) = pin.exclusive(&WaitForever) else { continue };
+            let Ok(mut guard) = pin.exclusive(&WaitForever) else { continue };
             if guard.page().lsn() > position || guard.is_dirty() {
+                // Whether its segment is still in the store is not known; written as a hot one, the page is there in any case.
+                guard.page_mut().clear_flags(COLD);
                 guard.mark_dirty(position);
                 frame.lower_rec_lsn(position);
             }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::Cache;
+use super::flush_state::FlushState;
 use super::latch::WaitForever;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{StorageId, Xid};
@@ -56,6 +57,10 @@ pub struct StorageDescriptor {
     creator_xid: AtomicU64,
     /// Approximate bytes of its pages in the store, as of the last checkpoint that wrote some of them.
     pub stored_bytes: AtomicU64,
+    /// Bytes of its segments; 0 when it has none.
+    pub segment_bytes: AtomicU64,
+    /// Number of its segments.
+    pub segments: AtomicU32,
     tablespace: AtomicU32,
     database: AtomicU32,
     relnumber: AtomicU32,
@@ -71,6 +76,8 @@ pub struct StorageDescriptor {
     /// A search for pages with at least this free-space category found nothing since the directory changed; 256 = no such knowledge.
     pub free_space_exhausted: AtomicU32,
     insert_targets: [AtomicU32; INSERT_TARGETS],
+    /// When its changed rows are due for a flush.
+    pub flush: FlushState,
 }
 
 impl StorageDescriptor {
@@ -143,12 +150,14 @@ impl StorageDescriptor {
 
     /// Makes sure that `block` counts as given out.
     pub fn note_block(&self, block: u32) {
-        self.blocks.fetch_max(block + 1, Ordering::AcqRel);
+        self.blocks.fetch_max(block.saturating_add(1), Ordering::AcqRel);
     }
 
     fn fill(&self, info: &StorageInfo) {
         self.creator_xid.store(info.creator_xid, Ordering::Relaxed);
         self.stored_bytes.store(0, Ordering::Relaxed);
+        self.segment_bytes.store(0, Ordering::Relaxed);
+        self.segments.store(0, Ordering::Relaxed);
         self.tablespace.store(info.file.tablespace, Ordering::Relaxed);
         self.database.store(info.file.database, Ordering::Relaxed);
         self.relnumber.store(info.file.relnumber, Ordering::Relaxed);
@@ -161,6 +170,7 @@ impl StorageDescriptor {
         for target in &self.insert_targets {
             target.store(NONE, Ordering::Relaxed);
         }
+        self.flush.reset();
         self.id.store(info.id.0, Ordering::Release);
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::frame::{DIRTY, LOADING, REPLAYED, TAGGED, VALID};
 use super::header::raise;
 use super::latch::WaitForever;
-use super::{Cache, LoadFailure, Pin, futex};
-use crate::error::Result;
+use super::{Cache, LoadFailure, LoadReport, Pin, futex};
+use crate::error::{Error, Result};
 use crate::ids::{Lsn, PageKey};
-use crate::page::{Page, PageMut};
+use crate::page::{COLD, Page, PageMut};
 
 /// A frame that waits for its content; dropped unfinished, it counts as failed, by a panic as never tried.
 pub struct Load {
@@ -30,11 +30,19 @@ impl Load {
     /// # Errors
     /// `Corrupt` when the bytes are no page; the waiters get the same.
     pub fn finish(self, stored: Option<&[u8]>) -> Result<()> {
-        self.finish_as(stored, VALID)
+        self.finish_as(stored, VALID, LoadReport::default())
+    }
+
+    /// As [`Load::finish`] with a page built from a segment; the page becomes a cold one.
+    ///
+    /// # Errors
+    /// As [`Load::finish`].
+    pub fn finish_cold(self, built: &[u8], report: LoadReport) -> Result<()> {
+        self.finish_as(Some(built), VALID, LoadReport { built: true, ..report })
     }
 
     /// Fills the frame and says with `content` who may see it.
-    pub(super) fn finish_as(mut self, stored: Option<&[u8]>, content: u64) -> Result<()> {
+    pub(super) fn finish_as(mut self, stored: Option<&[u8]>, content: u64, report: LoadReport) -> Result<()> {
         let expanded = match stored {
             Some(stored) => PageMut::new(self.cache.bytes_mut(self.frame)).from_compact(stored),
             None => {
@@ -43,11 +51,20 @@ impl Load {
             }
         };
         if let Err(error) = expanded {
+            if report.built {
+                self.cache.keep_failure(self.key, Some(&error));
+            }
             self.end_failed(LoadFailure::Corrupt);
             return Err(error);
         }
         self.done = true;
         let frame = self.cache.frame(self.frame);
+        if report.built {
+            PageMut::new(self.cache.bytes_mut(self.frame)).set_flags(COLD);
+        }
+        if stored.is_some() {
+            frame.report.store(report.to_word(), Ordering::Relaxed);
+        }
         frame.state.fetch_or(content, Ordering::Release);
         frame.state.fetch_and(!LOADING, Ordering::Release);
         raise(&frame.loaded);
@@ -56,7 +73,19 @@ impl Load {
 
     /// Ends the load without content; the waiters get an error of this kind.
     pub fn fail(mut self, failure: LoadFailure) {
+        self.cache.keep_failure(self.key, None);
         self.end_failed(failure);
+    }
+
+    /// Ends the load without content; the waiters get this error.
+    pub fn fail_with(mut self, error: &Error) {
+        self.cache.keep_failure(self.key, Some(error));
+        self.end_failed(LoadFailure::of(error));
+    }
+
+    /// Ends the load as if it was never tried: the waiters ask again.
+    pub fn give_back(mut self) {
+        self.end_without_content();
     }
 
     fn end_failed(&mut self, failure: LoadFailure) {
@@ -183,6 +212,7 @@ impl Cache {
             }
         }
         header.load_sleepers.store(0, Ordering::SeqCst);
+        self.requests().begin_generation();
         generation
     }
 

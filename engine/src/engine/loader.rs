@@ -1,7 +1,8 @@
-//! The loader threads: fill frames that backends asked for from the store.
+//! The loader threads: fill frames that backends asked for from the store. Cold pages they leave to others.
 
 use std::time::Duration;
 
+use super::cold::build;
 use super::shared::Shared;
 use super::stop_point;
 use crate::cache::{Load, LoadFailure};
@@ -40,6 +41,12 @@ fn finish(shared: &Shared, load: Load, image: Result<Option<&[u8]>>) {
     let key = load.key();
     if shared.quarantine.contains(key) {
         load.fail(LoadFailure::Corrupt);
+        return;
+    }
+    if matches!(image, Ok(None))
+        && let Some(location) = build::cold_location(shared, key)
+    {
+        shared.cold.backlog.hand_over(load, location);
         return;
     }
     match image {

@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
+use super::cold::build::{Found, Stub, find_page};
 use super::shared::{Shared, WhileHealthy};
 use super::stop_point;
 use crate::cache::{RelationFile, StorageInfo, Wait};
 use crate::error::{Error, Result};
 use crate::ids::{Lsn, PageKey, StorageId};
-use crate::log::{Group, Record, StorageCreate, apply_group};
-use crate::page::PageKind;
+use crate::log::{Group, Op, Record, StorageCreate, apply_group};
+use crate::page::{CHAIN_FANOUT, PageKind};
 
 /// The state of a replay.
 pub(super) struct Replay {
@@ -99,7 +100,7 @@ impl Replay {
 
     fn group(&mut self, shared: &Shared, group: &Group<'_>, end: Lsn, wait: &dyn Wait) -> Result<()> {
         let key = group.key;
-        self.note_page(shared, key);
+        self.note_page(shared, group);
         if group.starts_empty {
             if shared.quarantine.contains(key) {
                 release(shared, key)?;
@@ -107,9 +108,18 @@ impl Replay {
         } else if shared.quarantine.contains(key) {
             return Ok(());
         }
+        if is_in_segment(shared, key, end)? {
+            return Ok(());
+        }
         let image = &mut self.image;
         let loaded = shared.cache.replay_page(key, wait, &mut |found| {
-            if group.starts_empty || !shared.store.read_page(key, image)? { found(None) } else { found(Some(image)) }
+            if group.starts_empty {
+                return found(None);
+            }
+            match find_page(shared, key, image)? {
+                Found::Nothing => found(None),
+                Found::Hot | Found::Built(_) => found(Some(image)),
+            }
         });
         let pin = match loaded {
             Ok(pin) => pin,
@@ -135,16 +145,31 @@ impl Replay {
         Ok(())
     }
 
-    /// Counts the page as given out.
-    fn note_page(&mut self, shared: &Shared, key: PageKey) {
+    /// Counts the page as given out, and the blocks that a user was given.
+    fn note_page(&mut self, shared: &Shared, group: &Group<'_>) {
+        let key = group.key;
         let Some(place) = self.place(shared, key.storage) else { return };
         let descriptor = shared.cache.storages().at(place);
         if let Some(block) = key.page.as_block() {
             descriptor.note_block(block);
         } else if let Some((value, _)) = key.page.as_overflow() {
             descriptor.next_value.fetch_max(value + 1, Ordering::AcqRel);
+        } else if let Some(number) = key.page.as_chains() {
+            for op in group.ops.clone() {
+                if let Op::Chain { index, .. } = op {
+                    descriptor.note_block(number.saturating_mul(CHAIN_FANOUT).saturating_add(index));
+                }
+            }
         }
     }
+}
+
+/// Whether a page is cold and its segment has what a record did: the page is neither built nor made anew.
+fn is_in_segment(shared: &Shared, key: PageKey, end: Lsn) -> Result<bool> {
+    if !shared.cold.has(key.storage) || shared.store.page_lsn(key)?.is_some() {
+        return Ok(false);
+    }
+    Ok(Stub::find(shared, key)?.is_some_and(|stub| stub.lsn() >= end))
 }
 
 /// Gives a page up. Written before the record counts as replayed, so that no mark can pass it silently.

@@ -3,10 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
+use super::cold::Cold;
 use super::{EngineConfig, stop_point};
-use crate::cache::{Cache, StorageInfo};
+use crate::cache::{Cache, StorageInfo, WaitForever};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, PageKey, StorageId};
+use crate::ids::{Lsn, PageKey, PageNumber, StorageId};
+use crate::page::COLD;
 use crate::store::{DurableMark, Store};
 
 /// What the store holds.
@@ -15,6 +17,9 @@ pub(super) struct Restored {
     /// The storages' descriptors as they are stored.
     pub(super) known: HashMap<StorageId, Option<StorageInfo>>,
     pub(super) quarantine: Vec<PageKey>,
+    pub(super) cold: Cold,
+    /// Whether the cache outlived its last worker.
+    pub(super) warm: bool,
 }
 
 /// Brings the cache and the store to one state: everything before the mark is in the store, everything else the cache has is dirty.
@@ -33,6 +38,7 @@ pub(super) fn restore(cache: &Cache, store: &Store, config: &EngineConfig) -> Re
     if warm {
         // Its last worker took pages to memory that is gone.
         cache.mark_dirty_since(mark.lsn);
+        warm_up(cache, store, mark.lsn)?;
     } else {
         let present: HashSet<StorageId> = cache.storages().list().iter().map(|storage| storage.id).collect();
         for storage in stored.iter().filter(|storage| !present.contains(&storage.id)) {
@@ -42,10 +48,34 @@ pub(super) fn restore(cache: &Cache, store: &Store, config: &EngineConfig) -> Re
     for storage in cache.storages().in_use() {
         storage.stored_bytes.store(store.storage_bytes(storage.id()), Ordering::Relaxed);
     }
+    header.next_segment.fetch_max(store.next_segment()?, Ordering::SeqCst);
+    let cold = Cold::open(store)?;
+    cold.storages().iter().for_each(|storage| cold.publish(cache, *storage));
     stop_point::reached("storages restored");
     header.durable_lsn.store(mark.lsn.0, Ordering::SeqCst);
-    let known = stored.into_iter().map(|storage| (storage.id, Some(storage))).collect();
-    Ok(Restored { mark, known, quarantine: store.quarantine()? })
+    let mut known: HashMap<StorageId, Option<StorageInfo>> =
+        stored.into_iter().map(|storage| (storage.id, Some(storage))).collect();
+    for storage in cold.storages() {
+        known.entry(storage).or_insert(None);
+    }
+    Ok(Restored { mark, known, quarantine: store.quarantine()?, cold, warm })
+}
+
+/// Makes cold pages in the cache hot ones whose stubs were lost with the last worker: the store has older hot images of them.
+fn warm_up(cache: &Cache, store: &Store, position: Lsn) -> Result<()> {
+    for key in cache.cold_pages() {
+        let stub = match key.page.as_overflow() {
+            Some((value, _)) => PageKey { page: PageNumber::overflow(value, 0), ..key },
+            None => key,
+        };
+        let Some(pin) = cache.lookup(key).filter(|_| !store.has_stub(stub).unwrap_or(false)) else { continue };
+        let mut guard = pin.exclusive(&WaitForever)?;
+        if guard.page().is_cold() {
+            guard.page_mut().clear_flags(COLD);
+            guard.mark_dirty(position);
+        }
+    }
+    Ok(())
 }
 
 /// Stamps a new store.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::EngineConfig;
 use super::checkpoint::Checkpoints;
+use super::cold::Cold;
 use crate::cache::{Cache, Wait, WorkerState, raise};
 use crate::error::{Error, ErrorKind, Result, sentence};
 use crate::ids::{Lsn, PageKey};
@@ -23,6 +24,7 @@ pub(super) struct Shared {
     pub(super) config: EngineConfig,
     pub(super) checkpoints: Checkpoints,
     pub(super) quarantine: Quarantine,
+    pub(super) cold: Cold,
     /// Storages have left the table and their pages are to be removed.
     pub(super) purge_wanted: AtomicBool,
     /// Up to where the log is replayed; only meaningful while `replaying`.
@@ -34,13 +36,15 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(cache: Cache, store: Store, config: EngineConfig, quarantine: Vec<PageKey>, from: Lsn) -> Shared {
+    pub(super) fn new(cache: Cache, store: Store, config: EngineConfig, found: (Vec<PageKey>, Cold), from: Lsn) -> Shared {
+        let (quarantine, cold) = found;
         Shared {
             cache,
             store,
             config,
             checkpoints: Checkpoints::default(),
             quarantine: Quarantine::new(quarantine),
+            cold,
             purge_wanted: AtomicBool::new(false),
             replayed: AtomicU64::new(from.0),
             replaying: AtomicBool::new(true),
@@ -86,6 +90,8 @@ impl Shared {
         self.checkpoints.wake();
         raise(&self.cache.header().writer_wake);
         self.cache.wake_loaders();
+        self.cache.wake_answerers();
+        self.cold.stop();
     }
 
     /// Runs a thread's body; a panic in it is the end of the engine, not of the process.

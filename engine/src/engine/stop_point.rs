@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 /// Called with the name of every place that is reached; unset, a place costs one load.
 pub static HOOK: OnceLock<fn(&'static str)> = OnceLock::new();
 
-/// The names of all places, in the order in which a change passes them on its way to the disk.
-pub const NAMES: [&str; 10] = [
+/// The names of all places, in the order in which a change passes them on its way to the disk and into a segment.
+pub const NAMES: [&str; 16] = [
     "storages restored",
     "page loaded",
     "record replayed",
@@ -17,6 +17,12 @@ pub const NAMES: [&str; 10] = [
     "checkpoint flushed",
     "checkpoint published",
     "storage purged",
+    "segment prepared",
+    "blocks cooled",
+    "segment committed",
+    "cold page built",
+    "segment retired",
+    "segment files deleted",
 ];
 
 /// A place has been reached.

@@ -13,8 +13,8 @@ use super::shared::{Backoff, Shared};
 use super::stop_point;
 use crate::cache::{DirtyFrame, StorageInfo, WriteBack, futex, raise};
 use crate::error::Result;
-use crate::ids::{Lsn, StorageId};
-use crate::store::DurableMark;
+use crate::ids::{Lsn, PageKey, StorageId};
+use crate::store::{Batch, DurableMark};
 
 /// Pages written in one batch.
 const BATCH: usize = 32;
@@ -65,6 +65,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// Does the most urgent thing; false when there is none.
     fn step(&mut self) -> Result<bool> {
+        self.learn_of_commits();
         let cleaned = self.clean()?;
         let purged = self.shared.purge_wanted.swap(false, Ordering::AcqRel);
         if purged {
@@ -73,6 +74,13 @@ impl Writer<'_> {
         let Some(request) = self.due() else { return Ok(cleaned || purged) };
         self.checkpoint(request).inspect_err(|_| self.shared.checkpoints.put_back(request))?;
         Ok(true)
+    }
+
+    /// Gets to know the storages that segments were committed for.
+    fn learn_of_commits(&mut self) {
+        for storage in self.shared.cold.take_touched() {
+            self.known.entry(storage).or_insert(None);
+        }
     }
 
     /// Writes the longest-changed pages when somebody waits for a clean frame or half of the frames are changed.
@@ -161,6 +169,8 @@ impl Writer<'_> {
     ///
     /// A page of such a storage that is in use just now may be written later; then the storage is known again, and removed again.
     fn purge_vanished(&mut self, dirty: &mut Vec<DirtyFrame>) -> Result<Vec<StorageId>> {
+        let _order = self.shared.cold.pages_on_their_way();
+        self.learn_of_commits();
         let live: HashSet<StorageId> = self.shared.cache.storages().list().iter().map(|storage| storage.id).collect();
         let known = self.known.keys().copied().chain(dirty.iter().map(|frame| frame.key.storage));
         let vanished: HashSet<StorageId> = known.filter(|id| !live.contains(id)).collect();
@@ -171,7 +181,10 @@ impl Writer<'_> {
         self.shared.cache.discard(&|key| vanished.contains(&key.storage));
         let mut batch = self.shared.store.batch();
         vanished.iter().for_each(|storage| batch.remove_storage(*storage));
+        let garbage = self.shared.cold.garbage_of(&vanished);
+        garbage.iter().try_for_each(|file| batch.put_garbage(file))?;
         batch.write()?;
+        self.shared.cold.drop_storages(&vanished, garbage);
         self.shared.quarantine.retain(|key| !vanished.contains(&key.storage));
         self.known.retain(|id, _| !vanished.contains(id));
         self.written = true;
@@ -195,6 +208,7 @@ impl Writer<'_> {
 
     fn write_chunk(&mut self, chunk: &[DirtyFrame]) -> Result<usize> {
         let cache = &self.shared.cache;
+        let _order = self.shared.cold.pages_on_their_way();
         let mut copies: Vec<WriteBack> = Vec::with_capacity(chunk.len());
         for frame in chunk {
             copies.extend(cache.copy_for_write(frame, &mut self.images[copies.len()]));
@@ -206,6 +220,7 @@ impl Writer<'_> {
         let mut pages = 0;
         for (copy, image) in copies.iter().zip(&self.images).filter(|(copy, _)| copy.page_lsn <= flushed) {
             batch.put_page(copy.key, image);
+            self.thaw(copy.key, &mut batch)?;
             pages += 1;
         }
         let bytes = batch.bytes();
@@ -224,6 +239,16 @@ impl Writer<'_> {
         header.counters.writeback_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         raise(&header.cleaned);
         Ok(pages)
+    }
+
+    /// A hot block has no stub any more. An overflow value keeps its own: other chunks may be read by it.
+    fn thaw(&self, key: PageKey, batch: &mut Batch<'_>) -> Result<()> {
+        if key.page.as_block().is_some() && self.shared.cold.has(key.storage) && self.shared.store.has_stub(key)? {
+            batch.remove_stub(key);
+            self.shared.cache.header().counters.blocks_thawed.fetch_add(1, Ordering::Relaxed);
+            self.shared.cold.sweep_wanted.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     fn want_flush(&self, position: Lsn) {

@@ -3,7 +3,7 @@
 use super::decode::{Group, Op};
 use crate::error::{Error, Result};
 use crate::ids::Lsn;
-use crate::page::{PageKind, PageMut};
+use crate::page::{COLD, PageKind, PageMut};
 
 /// Replays a group if the page has not seen it yet; tells whether it did.
 ///
@@ -14,6 +14,7 @@ pub fn apply_group(group: &Group<'_>, record_end: Lsn, page: &mut PageMut<'_>) -
         return Ok(false);
     }
     apply_ops(group.ops.clone(), page)?;
+    page.clear_flags(COLD);
     page.set_lsn(record_end);
     Ok(true)
 }
@@ -41,12 +42,27 @@ fn apply(op: &Op<'_>, page: &mut PageMut<'_>) -> Result<()> {
             require(PageKind::Overflow, op, page)?;
             page.set_overflow_refcount(refcount);
         }
+        Op::User { .. } | Op::SplitUsers | Op::Partition { .. } | Op::Chain { .. } => apply_to_map(op, page)?,
         _ => {
             require(PageKind::Data, op, page)?;
             apply_to_rows(op, page)?;
         }
     }
     Ok(())
+}
+
+fn apply_to_map(op: &Op<'_>, page: &mut PageMut<'_>) -> Result<()> {
+    let done = match *op {
+        Op::User { partition, name } => page.add_user(partition, name),
+        Op::Partition { index, entry } => page.set_partition_entry(index, entry),
+        Op::Chain { index, entry } => page.set_chain_entry(index, entry),
+        _ => {
+            require(PageKind::Users, op, page)?;
+            page.split_users();
+            true
+        }
+    };
+    if done { Ok(()) } else { Err(unsuited(op)) }
 }
 
 fn apply_to_rows(op: &Op<'_>, page: &mut PageMut<'_>) -> Result<()> {
@@ -73,8 +89,13 @@ fn apply_to_rows(op: &Op<'_>, page: &mut PageMut<'_>) -> Result<()> {
             Ok(())
         }
         Op::Prune(prune) => page.apply_prune(&prune.actions()),
+        Op::Seconds(seconds) => {
+            page.set_seconds(*seconds);
+            Ok(())
+        }
+        Op::Expire(offsets) => page.expire(&offsets.iter().collect::<Vec<_>>()),
         Op::Unused(offsets) => page.mark_unused(&offsets.iter().collect::<Vec<_>>()),
-        Op::Init { .. } | Op::Image(_) | Op::Free | Op::Overflow { .. } | Op::Refcount(_) => Err(unsuited(op)),
+        _ => Err(unsuited(op)),
     }
 }
 
@@ -102,6 +123,12 @@ fn unsuited(op: &Op<'_>) -> Error {
         Op::Prune(_) => "prune",
         Op::Unused(_) => "release of line pointers",
         Op::Refcount(_) => "reference count",
+        Op::User { .. } => "new user",
+        Op::SplitUsers => "split of users",
+        Op::Partition { .. } => "list of blocks",
+        Op::Chain { .. } => "owner of a block",
+        Op::Seconds(_) => "time of a page",
+        Op::Expire(_) => "expiry of rows",
     };
     Error::corrupt(format!("log record's {name} does not suit its page"))
 }

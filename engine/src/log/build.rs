@@ -2,7 +2,7 @@
 
 use super::{FORMAT_VERSION, StorageCreate, tag};
 use crate::ids::{PageKey, Tid, Xid};
-use crate::page::{Header, PageKind, PruneActions, Version};
+use crate::page::{ChainEntry, Header, PageKind, PartitionEntry, PruneActions, Version};
 
 /// Builds one record at a time.
 ///
@@ -85,6 +85,18 @@ impl RecordBuilder {
     pub fn image(&mut self, compact: &[u8]) -> &mut Self {
         self.bytes.push(tag::IMAGE);
         self.with_len(compact)
+    }
+
+    /// Puts the image of a page before the operations of its group, which begin at `start`, unless they make the page anew.
+    ///
+    /// `compact` is the page as it was before them: so replay needs no older image of it.
+    pub fn image_before(&mut self, start: usize, compact: &[u8]) {
+        if matches!(self.bytes.get(start), Some(&(tag::INIT | tag::IMAGE | tag::FREE | tag::OVERFLOW))) {
+            return;
+        }
+        let operations = self.bytes.split_off(start.min(self.bytes.len()));
+        self.image(compact);
+        self.bytes.extend_from_slice(&operations);
     }
 
     /// The page becomes a tombstone.
@@ -219,6 +231,51 @@ impl RecordBuilder {
     /// Dead line pointers were freed.
     pub fn unused(&mut self, offsets: &[u16]) -> &mut Self {
         self.bytes.push(tag::UNUSED);
+        self.offsets(offsets);
+        self
+    }
+
+    /// A user was added to the map of users.
+    pub fn user(&mut self, partition: u32, name: &[u8]) -> &mut Self {
+        self.bytes.push(tag::USER);
+        self.varint(partition as u64);
+        self.with_len(name)
+    }
+
+    /// The children of a node of the map of users have its entries now.
+    pub fn split_users(&mut self) -> &mut Self {
+        self.bytes.push(tag::SPLIT_USERS);
+        self
+    }
+
+    /// A partition's entry was replaced, numbered within the page.
+    pub fn partition(&mut self, index: u32, entry: PartitionEntry) -> &mut Self {
+        self.bytes.push(tag::PARTITION);
+        self.varint(index as u64);
+        self.varint(entry.last as u64);
+        self.varint(entry.blocks as u64);
+        self
+    }
+
+    /// A block's place was replaced, numbered within the page.
+    pub fn chain(&mut self, index: u32, entry: ChainEntry) -> &mut Self {
+        self.bytes.push(tag::CHAIN);
+        self.varint(index as u64);
+        self.varint(entry.partition as u64);
+        self.varint(entry.before as u64);
+        self
+    }
+
+    /// The second from which the page counts was set.
+    pub fn seconds(&mut self, seconds: u32) -> &mut Self {
+        self.bytes.push(tag::SECONDS);
+        self.bytes.extend_from_slice(&seconds.to_le_bytes());
+        self
+    }
+
+    /// Versions were made ones that were never there.
+    pub fn expire(&mut self, offsets: &[u16]) -> &mut Self {
+        self.bytes.push(tag::EXPIRE);
         self.offsets(offsets);
         self
     }

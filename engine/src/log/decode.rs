@@ -3,7 +3,7 @@
 use super::{FORMAT_VERSION, StorageCreate, tag};
 use crate::error::{Error, Result};
 use crate::ids::{PageKey, PageNumber, StorageId, Tid, Xid};
-use crate::page::{Header, OVERFLOW_PAYLOAD, PageKind, PruneActions};
+use crate::page::{ChainEntry, Header, OVERFLOW_PAYLOAD, PageKind, PartitionEntry, PruneActions};
 
 /// A checked record.
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +129,18 @@ pub enum Op<'a> {
     Unused(OffsetList<'a>),
     /// An overflow value's count of row versions is replaced.
     Refcount(u32),
+    /// A user is added to the map of users.
+    User { partition: u32, name: &'a [u8] },
+    /// The children of a node of the map of users take its entries.
+    SplitUsers,
+    /// A partition's entry is replaced.
+    Partition { index: u32, entry: PartitionEntry },
+    /// A block's place is replaced.
+    Chain { index: u32, entry: ChainEntry },
+    /// The second from which the page counts is set.
+    Seconds(u32),
+    /// Versions become ones that were never there.
+    Expire(OffsetList<'a>),
 }
 
 /// A list of line pointer numbers in a record.
@@ -221,6 +233,18 @@ impl<'a> Ops<'a> {
             tag::PRUNE => Op::Prune(PruneOp { redirected: reader.list(4)?, dead: reader.list(2)?, unused: reader.list(2)? }),
             tag::UNUSED => Op::Unused(reader.list(2)?),
             tag::REFCOUNT => Op::Refcount(reader.varint32()?),
+            tag::USER => Op::User { partition: reader.varint32()?, name: reader.with_len()? },
+            tag::SPLIT_USERS => Op::SplitUsers,
+            tag::PARTITION => {
+                let index = reader.varint32()?;
+                Op::Partition { index, entry: PartitionEntry { last: reader.varint32()?, blocks: reader.varint32()? } }
+            }
+            tag::SECONDS => Op::Seconds(reader.u32()?),
+            tag::EXPIRE => Op::Expire(reader.list(2)?),
+            tag::CHAIN => {
+                let index = reader.varint32()?;
+                Op::Chain { index, entry: ChainEntry { partition: reader.varint32()?, before: reader.varint32()? } }
+            }
             _ => return None,
         })
     }

@@ -16,6 +16,8 @@ mod apply;
 mod build;
 mod decode;
 #[cfg(test)]
+mod map_tests;
+#[cfg(test)]
 mod tests;
 
 pub use apply::{apply_group, apply_ops};
@@ -63,4 +65,10 @@ mod tag {
     pub const PRUNE: u8 = 0x26;
     pub const UNUSED: u8 = 0x27;
     pub const REFCOUNT: u8 = 0x28;
+    pub const USER: u8 = 0x30;
+    pub const SPLIT_USERS: u8 = 0x31;
+    pub const PARTITION: u8 = 0x32;
+    pub const CHAIN: u8 = 0x33;
+    pub const SECONDS: u8 = 0x34;
+    pub const EXPIRE: u8 = 0x35;
 }

@@ -571,3 +571,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_image_before_the_operations_needs_no_older_page() {
+    let mut bytes = vec![0; PAGE_SIZE];
+    let mut page = PageMut::new(&mut bytes);
+    page.init(PageKind::Data, 3);
+    page.add_row(&Header { xmin: 9, ..Header::default() }, &[24, 0, 1, 2], None).unwrap();
+    let mut image = Vec::new();
+    page.as_page().to_compact(&mut image);
+    let key = PageKey::block(StorageId(1), 0);
+    let mut record = RecordBuilder::new();
+    record.page(key);
+    let start = record.len();
+    record.header(1, &Header { xmin: 9, xmax: 12, ..Header::default() });
+    record.image_before(start, &image);
+    let decoded = Record::decode(record.bytes()).unwrap();
+    let group = decoded.groups().next().unwrap();
+    assert!(group.starts_empty);
+    let mut replayed = vec![0; PAGE_SIZE];
+    assert!(apply_group(&group, Lsn(50), &mut PageMut::new(&mut replayed)).unwrap());
+    page.set_header(1, &Header { xmin: 9, xmax: 12, ..Header::default() }).unwrap();
+    page.set_lsn(Lsn(50));
+    assert!(replayed == bytes);
+
+    // A group that makes the page anew needs none.
+    record.clear();
+    record.page(key);
+    let start = record.len();
+    record.free();
+    let free = record.len();
+    record.image_before(start, &image);
+    assert_eq!(record.len(), free);
+}

@@ -18,7 +18,8 @@ impl Page<'_> {
                 match kind {
                     PageKind::Data => self.check_lines(),
                     PageKind::Overflow => self.check_overflow(),
-                    PageKind::Directory | PageKind::Unused => Ok(()),
+                    PageKind::Users => self.check_users(),
+                    PageKind::Directory | PageKind::Partitions | PageKind::Chains | PageKind::Unused => Ok(()),
                 }
             }
         }

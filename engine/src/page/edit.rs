@@ -4,6 +4,7 @@
 
 use super::bytes::{read_u16, write_u16, write_u32, write_u64};
 use super::line::LinePointer;
+use super::partition::USERS_HEADER;
 use super::prune::PruneActions;
 use super::version::{Header, Version, version_len, write_ctid, write_version};
 use super::*;
@@ -37,7 +38,11 @@ impl<'a> PageMut<'a> {
         write_u16(self.0, 0, FORMAT_VERSION);
         self.0[AT_KIND] = kind as u8;
         write_u32(self.0, AT_PARTITION, partition);
-        let lower = if kind == PageKind::Overflow { OVERFLOW_HEADER } else { PAGE_HEADER };
+        let lower = match kind {
+            PageKind::Overflow => OVERFLOW_HEADER,
+            PageKind::Users => USERS_HEADER,
+            _ => PAGE_HEADER,
+        };
         self.set_bounds(lower, PAGE_SIZE);
     }
 
@@ -68,6 +73,23 @@ impl<'a> PageMut<'a> {
             header.ctid.offset = offset;
         }
         write_version(&header, body, &mut self.0[at..at + version_len(body)]);
+        Some(offset)
+    }
+
+    /// Appends a line pointer without a version, for a page that is built anew; gives its number, or `None` without room.
+    ///
+    /// What a redirect names may follow later; [`Page::check`] judges the whole.
+    pub fn push_line(&mut self, line: LinePointer) -> Option<u16> {
+        let page = self.as_page();
+        let (offset, lower, upper) = (page.max_offset() + 1, page.lower() + LINE, page.upper());
+        if line.is_normal() || offset > MAX_OFFSET || lower > upper {
+            return None;
+        }
+        self.set_line(offset, line);
+        self.set_bounds(lower, upper);
+        if line.is_unused() {
+            self.set_flags(HAS_FREE_LINES);
+        }
         Some(offset)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0 u16 format_version | 2 u8 kind | 3 u8 flags | 4 u32 partition | 8 u64 lsn
-//! 16 u16 lower | 18 u16 upper | 20 u32 reserved | 24 u64 prune_xid | 32 contents
+//! 16 u16 lower | 18 u16 upper | 20 u32 seconds | 24 u64 prune_xid | 32 contents
 //! ```
 //!
 //! A data page is heap's page: line pointers grow up from 32 to `lower`, row versions grow down from the end to `upper`. In the
@@ -17,13 +17,16 @@ mod bytes;
 #[cfg(test)]
 mod chain_tests;
 mod check;
+mod cold;
 mod directory;
 mod edit;
 mod hot;
 pub mod infomask;
 mod line;
 mod overflow;
+mod partition;
 mod prune;
+mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod version;
@@ -33,11 +36,13 @@ pub use edit::PageMut;
 pub use hot::{ChainVisitor, HotSearch, hot_search, root_offsets};
 pub use line::{LinePointer, LineState};
 pub use overflow::OVERFLOW_PAYLOAD;
+pub use partition::{CHAIN_FANOUT, ChainEntry, PARTITION_FANOUT, PartitionEntry};
 pub use prune::{DeadLines, PruneActions, PrunePlan, TupleState, plan_prune};
 pub use version::{Header, Version, build_version};
 
+use crate::error::{Error, Result};
 use crate::ids::{Lsn, Xid};
-use bytes::{read_u16, read_u32, read_u64};
+pub(crate) use bytes::{read_u16, read_u32, read_u64};
 use overflow::OVERFLOW_HEADER;
 
 /// Bytes of a page in memory.
@@ -66,7 +71,9 @@ pub const HAS_FREE_LINES: u8 = 1;
 pub const FULL: u8 = 2;
 /// Every version is visible to every snapshot.
 pub const ALL_VISIBLE: u8 = 4;
-const KNOWN_FLAGS: u8 = HAS_FREE_LINES | FULL | ALL_VISIBLE;
+/// The page is that of a cold block, built from its segment and not changed since; never in a stored image.
+pub const COLD: u8 = 8;
+const KNOWN_FLAGS: u8 = HAS_FREE_LINES | FULL | ALL_VISIBLE | COLD;
 
 const AT_KIND: usize = 2;
 const AT_FLAGS: usize = 3;
@@ -74,6 +81,7 @@ const AT_PARTITION: usize = 4;
 const AT_LSN: usize = 8;
 const AT_LOWER: usize = 16;
 const AT_UPPER: usize = 18;
+const AT_SECONDS: usize = 20;
 /// Byte position of the prune xid, a multiple of 8: for whoever reads it without a latch.
 pub const AT_PRUNE_XID: usize = 24;
 
@@ -89,6 +97,12 @@ pub enum PageKind {
     Overflow = 2,
     /// Free-space categories of a run of blocks.
     Directory = 3,
+    /// Which partition each user has, or that the children of this node say it.
+    Users = 4,
+    /// The blocks of each partition.
+    Partitions = 5,
+    /// The partition of each block, and which block comes before it there.
+    Chains = 6,
 }
 
 impl PageKind {
@@ -100,6 +114,9 @@ impl PageKind {
             1 => Some(PageKind::Data),
             2 => Some(PageKind::Overflow),
             3 => Some(PageKind::Directory),
+            4 => Some(PageKind::Users),
+            5 => Some(PageKind::Partitions),
+            6 => Some(PageKind::Chains),
             _ => None,
         }
     }
@@ -134,7 +151,7 @@ impl<'a> Page<'a> {
         PageKind::from_byte(self.0[AT_KIND]).unwrap_or(PageKind::Unused)
     }
 
-    /// `HAS_FREE_LINES`, `FULL`, `ALL_VISIBLE`.
+    /// `HAS_FREE_LINES`, `FULL`, `ALL_VISIBLE`, `COLD`.
     #[inline]
     pub fn flags(self) -> u8 {
         self.0[AT_FLAGS]
@@ -207,9 +224,15 @@ impl<'a> Page<'a> {
         (1..=self.max_offset()).filter_map(move |offset| Some((offset, self.version(offset)?)))
     }
 
-    /// Bytes that one more version may have, padding included; its line pointer is already subtracted.
+    /// Bytes that one more version may have, padding included; its line pointer is already subtracted. A cold page offers none.
     #[inline]
     pub fn free_space(self) -> usize {
+        if self.is_cold() { 0 } else { self.room() }
+    }
+
+    /// As [`Page::free_space`], also of a cold page: for a change that makes it hot anyway.
+    #[inline]
+    pub fn room(self) -> usize {
         let free = self.upper().saturating_sub(self.lower());
         if self.flags() & HAS_FREE_LINES != 0 {
             free
@@ -226,11 +249,27 @@ impl<'a> Page<'a> {
         align(version_len) <= self.free_space()
     }
 
-    /// Appends the stored image to `out`: the page without the free space in its middle.
+    /// Whether the new version of one of the page's rows fits without pruning; the update makes a cold page hot.
+    #[inline]
+    pub fn has_room_for_update(self, version_len: usize) -> bool {
+        align(version_len) <= self.room()
+    }
+
+    /// Whether the page is built from a segment and not changed since.
+    #[inline]
+    pub fn is_cold(self) -> bool {
+        self.flags() & COLD != 0
+    }
+
+    /// Appends the stored image to `out`: the page without the free space in its middle, and without `COLD`.
     pub fn to_compact(self, out: &mut Vec<u8>) {
         let (lower, upper) = self.used();
         out.reserve(lower + PAGE_SIZE - upper);
+        let start = out.len();
         out.extend_from_slice(&self.0[..lower]);
+        if let Some(flags) = out.get_mut(start + AT_FLAGS) {
+            *flags &= !COLD;
+        }
         out.extend_from_slice(&self.0[upper..]);
     }
 
@@ -247,6 +286,22 @@ impl<'a> Page<'a> {
         }
         let upper = self.upper().min(PAGE_SIZE);
         (self.lower().min(upper), upper)
+    }
+}
+
+/// What a page's stored image holds.
+pub fn compact_kind(image: &[u8]) -> PageKind {
+    image.get(AT_KIND).and_then(|byte| PageKind::from_byte(*byte)).unwrap_or(PageKind::Unused)
+}
+
+/// The LSN in a page's stored image.
+///
+/// # Errors
+/// `Corrupt` when the image is shorter than a header.
+pub fn compact_lsn(image: &[u8]) -> Result<Lsn> {
+    match image.get(AT_LSN..AT_LSN + 8).and_then(|bytes| bytes.try_into().ok()) {
+        Some(bytes) => Ok(Lsn(u64::from_le_bytes(bytes))),
+        None => Err(Error::corrupt(format!("page image of {} bytes has no header", image.len()))),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::ids::{FROZEN_XID, Tid, Xid};
 const AT_XMIN_EPOCH: usize = 0;
 const AT_XMAX_EPOCH: usize = 4;
 const AT_CMAX: usize = 8;
-const AT_RESERVED: usize = 12;
+pub(super) const AT_TIME: usize = 12;
 const AT_XMIN: usize = 16;
 const AT_XMAX: usize = 20;
 const AT_CMIN: usize = 24;
@@ -56,7 +56,6 @@ impl Header {
         write_u32(head, AT_XMIN_EPOCH, (self.xmin >> 32) as u32);
         write_u32(head, AT_XMAX_EPOCH, (self.xmax >> 32) as u32);
         write_u32(head, AT_CMAX, self.cmax);
-        write_u32(head, AT_RESERVED, 0);
         write_u32(head, AT_XMIN, self.xmin as u32);
         write_u32(head, AT_XMAX, self.xmax as u32);
         write_u32(head, AT_CMIN, self.cmin);
@@ -201,7 +200,7 @@ impl<'a> Version<'a> {
     /// Whether nobody has touched the version since its insertion, as the short log form of an insertion supposes.
     #[inline]
     pub(crate) fn is_plain_insert(self, own: Tid) -> bool {
-        let untouched = [AT_XMAX_EPOCH, AT_XMAX, AT_CMAX, AT_RESERVED].iter().all(|&at| read_u32(self.head, at) == 0);
+        let untouched = [AT_XMAX_EPOCH, AT_XMAX, AT_CMAX, AT_TIME].iter().all(|&at| read_u32(self.head, at) == 0);
         untouched && self.ctid() == own
     }
 }

@@ -10,8 +10,8 @@ use crate::ids::{PageKey, StorageId};
 
 /// Changes that are not written yet.
 pub struct Batch<'a> {
-    store: &'a Store,
-    changes: WriteBatch,
+    pub(super) store: &'a Store,
+    pub(super) changes: WriteBatch,
     value: Vec<u8>,
 }
 
@@ -41,11 +41,14 @@ impl<'a> Batch<'a> {
         self.changes.delete_cf(self.store.meta_family(), format::quarantine_key(key));
     }
 
-    /// Removes a storage: its descriptor and all its pages.
+    /// Removes a storage: its descriptor and all its pages, hot and cold. The files of its segments are the caller's care.
     pub fn remove_storage(&mut self, storage: StorageId) {
         self.changes.delete_cf(self.store.meta_family(), format::storage_key(storage));
         let (from, to) = format::storage_range(storage);
         self.changes.delete_range_cf(self.store.pages_family(), from, to);
+        self.changes.delete_range_cf(self.store.cold_family(), from, to);
+        let segments = |bound: &[u8]| [format::KEY_SEGMENT, bound].concat();
+        self.changes.delete_range_cf(self.store.meta_family(), segments(&from), segments(&to));
         let (from, to) = ([format::KEY_QUARANTINE, &from].concat(), [format::KEY_QUARANTINE, &to].concat());
         self.changes.delete_range_cf(self.store.meta_family(), from, to);
     }

@@ -14,6 +14,10 @@ pub(super) const KEY_MARK: &[u8] = b"mark";
 pub(super) const KEY_NEXT_STORAGE: &[u8] = b"next_storage_id";
 pub(super) const KEY_STORAGE: &[u8] = b"storage/";
 pub(super) const KEY_QUARANTINE: &[u8] = b"quarantine/";
+pub(super) const KEY_SEGMENT: &[u8] = b"segment/";
+pub(super) const KEY_GARBAGE: &[u8] = b"garbage/";
+pub(super) const KEY_LOCATION: &[u8] = b"location/";
+pub(super) const KEY_NEXT_SEGMENT: &[u8] = b"next_segment";
 
 pub(super) const PAGE_KEY_LENGTH: usize = 16;
 
@@ -107,6 +111,18 @@ pub(super) fn decode_quarantine_key(key: &[u8]) -> Option<PageKey> {
     let (storage, page) = key.strip_prefix(KEY_QUARANTINE)?.split_first_chunk::<8>()?;
     let page = u64::from_be_bytes(page.try_into().ok()?);
     Some(PageKey { storage: StorageId(u64::from_be_bytes(*storage)), page: PageNumber(page) })
+}
+
+pub(super) fn segment_key(storage: StorageId, segment: u64) -> Vec<u8> {
+    [KEY_SEGMENT, &storage.0.to_be_bytes(), &segment.to_be_bytes()].concat()
+}
+
+pub(super) fn garbage_key(segment: u64) -> Vec<u8> {
+    [KEY_GARBAGE, &segment.to_be_bytes()].concat()
+}
+
+pub(super) fn location_key(database: u32, name: &str) -> Vec<u8> {
+    [KEY_LOCATION, &database.to_be_bytes(), name.as_bytes()].concat()
 }
 
 /// The keys of all pages of a storage: from the first one to before the second one.

@@ -4,12 +4,14 @@
 //! families flush atomically and only so, hence a mark is never on disk without the pages that were written before it.
 
 mod batch;
+mod cold;
 mod failure;
 mod format;
 mod options;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rocksdb::{ColumnFamily, DB, FlushOptions, IteratorMode, Range, ReadOptions};
 
@@ -25,11 +27,14 @@ use crate::ids::{PageKey, StorageId};
 pub const FORMAT_VERSION: u32 = 1;
 
 const PAGES: &str = "pages";
+const COLD: &str = "cold";
 const META: &str = "meta";
 
 /// An open store. One process at a time has it open; all its threads may use it.
 pub struct Store {
     db: DB,
+    /// Held by flushes: of two at a time RocksDB lets one return before everything is durable that was written before it.
+    flushing: Mutex<()>,
     directory: PathBuf,
 }
 
@@ -46,13 +51,14 @@ impl Store {
             (rocksdb::DEFAULT_COLUMN_FAMILY_NAME, options.default_family()),
             (META, options.meta_family(&block_cache)),
             (PAGES, options.pages_family(&block_cache)),
+            (COLD, options.cold_family(&block_cache)),
         ];
         let mut database_options = options.database();
         database_options.create_if_missing(true);
         database_options.create_missing_column_families(true);
         let db =
             DB::open_cf_with_opts(&database_options, directory, families).map_err(|error| failure::opening(directory, error))?;
-        let store = Store { db, directory: directory.to_owned() };
+        let store = Store { db, flushing: Mutex::new(()), directory: directory.to_owned() };
         store.check_format()?;
         Ok(store)
     }
@@ -141,10 +147,11 @@ impl Store {
     /// # Errors
     /// `DiskFull`, `Corrupt` or `Io`; what was not flushed stays in memory, and another call tries again.
     pub fn flush(&self) -> Result<()> {
+        let _turn = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db
-            .flush_cfs_opt(&[self.pages_family(), self.meta_family()], &options)
+            .flush_cfs_opt(&[self.pages_family(), self.cold_family(), self.meta_family()], &options)
             .map_err(|error| failure::using("make pages durable", error))
     }
 
@@ -194,6 +201,10 @@ impl Store {
 
     fn pages_family(&self) -> &ColumnFamily {
         self.db.cf_handle(PAGES).expect("the family was opened with the store")
+    }
+
+    fn cold_family(&self) -> &ColumnFamily {
+        self.db.cf_handle(COLD).expect("the family was opened with the store")
     }
 
     fn meta_family(&self) -> &ColumnFamily {

@@ -77,6 +77,18 @@ impl StoreOptions {
         options
     }
 
+    /// Stubs of cold blocks: small values, asked for by exact key, often in vain.
+    pub(super) fn cold_family(&self, block_cache: &Cache) -> Options {
+        let mut table = checked_table(block_cache);
+        table.set_ribbon_filter(10.0);
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&table);
+        options.set_write_buffer_size(4 * MIB);
+        options.set_compression_type(DBCompressionType::Lz4);
+        self.choose_compaction(&mut options);
+        options
+    }
+
     /// RocksDB demands a family of this name. It holds nothing; but after a full disk RocksDB waits for free space as large as the
     /// largest write buffer of any family, and usually that is the default one's.
     pub(super) fn default_family(&self) -> Options {

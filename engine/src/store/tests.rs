@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cache::RelationFile;
+use crate::cold::{FilePlace, Garbage, SegmentRecord, StoredLocation};
 use crate::ids::{Lsn, PageNumber};
+use crate::segment::{BlockStub, ValueStub};
 
 fn small() -> StoreOptions {
     StoreOptions { write_buffer_bytes: 1 << 20, block_cache_bytes: 1 << 20, ..StoreOptions::default() }
@@ -231,6 +233,92 @@ fn values_of_a_wrong_form_are_errors() {
     assert!(format::decode_page(page, &[]).is_err() && format::decode_page(page, &[2, 0]).is_err());
 }
 
+#[test]
+fn stubs_and_the_manifest_come_and_go_with_their_storage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let record = |storage, segment| SegmentRecord { storage: StorageId(storage), segment, ..segment_record() };
+    let mut batch = store.batch();
+    for storage in [1, 2] {
+        for block in [0, 5, 70_000] {
+            batch.put_stub(PageKey::block(StorageId(storage), block), &BlockStub { block, ..BlockStub::default() }.to_bytes());
+        }
+        let chunk = PageKey { storage: StorageId(storage), page: PageNumber::overflow(8, 0) };
+        batch.put_stub(chunk, &ValueStub { value: 8, ..ValueStub::default() }.to_bytes());
+        batch.put_segment(&record(storage, 10 + storage)).unwrap();
+    }
+    let garbage = Garbage { segment: 4, place: record(1, 4).place, since: 99, announced: false };
+    batch.put_garbage(&garbage).unwrap();
+    let location = StoredLocation { database: 5, name: "lake".to_owned(), definition: serde_json::json!({"url": "s3://b"}) };
+    batch.put_location(&location).unwrap();
+    batch.write().unwrap();
+    store.flush().unwrap();
+    let blocks = |store: &Store, storage, from| {
+        let mut found = Vec::new();
+        store
+            .stubs(StorageId(storage), PageNumber::block(from), &mut |page, _| {
+                found.push(page);
+                Ok(true)
+            })
+            .unwrap();
+        found
+    };
+    let value = PageNumber::overflow(8, 0);
+    assert_eq!(blocks(&store, 1, 5), [PageNumber::block(5), PageNumber::block(70_000), value]);
+    assert_eq!(store.block_stub(PageKey::block(StorageId(2), 5)).unwrap().unwrap().block, 5);
+    assert_eq!(store.value_stub(StorageId(2), 8).unwrap().unwrap().value, 8);
+    assert!(!store.has_stub(PageKey::block(StorageId(2), 6)).unwrap());
+    assert_eq!(store.segments().unwrap(), [record(1, 11), record(2, 12)]);
+    assert_eq!((store.garbage().unwrap(), store.locations().unwrap()), (vec![garbage.clone()], vec![location]));
+    assert_eq!(store.next_segment().unwrap(), 13);
+
+    let mut batch = store.batch();
+    batch.remove_storage(StorageId(1));
+    batch.remove_stub(PageKey::block(StorageId(2), 5));
+    batch.remove_garbage(garbage.segment);
+    batch.remove_location(5, "lake");
+    batch.write().unwrap();
+    assert_eq!(blocks(&store, 1, 0), []);
+    assert_eq!(blocks(&store, 2, 0), [PageNumber::block(0), PageNumber::block(70_000), value]);
+    assert_eq!(store.segments().unwrap(), [record(2, 12)]);
+    assert_eq!((store.garbage().unwrap(), store.locations().unwrap()), (vec![], vec![]));
+}
+
+#[test]
+fn damaged_stubs_and_records_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let key = PageKey::block(StorageId(1), 3);
+    let mut batch = store.batch();
+    batch.put_stub(key, b"no stub");
+    batch.put_segment(&segment_record()).unwrap();
+    batch.write().unwrap();
+    assert_eq!(store.block_stub(key).unwrap_err().kind(), ErrorKind::Corrupt);
+    let family = store.db.cf_handle(META).unwrap();
+    for damaged in [&b""[..], b"\x02{}", b"\x01{\"storage\": 1"] {
+        store.db.put_cf(family, format::segment_key(StorageId(1), 1), damaged).unwrap();
+        assert_eq!(store.segments().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
+
+fn segment_record() -> SegmentRecord {
+    SegmentRecord {
+        storage: StorageId(1),
+        segment: 1,
+        place: FilePlace { database: 5, location: "local".to_owned(), path: "a/segment-1-1-00000000.parquet".to_owned() },
+        partition: 0,
+        rows: 10,
+        bytes: 1000,
+        hot_bytes: 9000,
+        blocks: 1,
+        min_tid: 1,
+        max_tid: 10,
+        schema_version: 1,
+        created: 5,
+        columns: Vec::new(),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -280,4 +368,31 @@ proptest! {
             prop_assert_eq!(get(&store, page), model.get(&page).cloned());
         }
     }
+}
+
+#[test]
+fn segments_committed_out_of_their_order_do_not_give_a_number_out_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    for segment in [3, 2] {
+        let record = SegmentRecord {
+            storage: StorageId(segment),
+            segment,
+            place: FilePlace::default(),
+            partition: 0,
+            rows: 0,
+            bytes: 0,
+            hot_bytes: 0,
+            blocks: 0,
+            min_tid: 0,
+            max_tid: 0,
+            schema_version: 0,
+            created: 0,
+            columns: Vec::new(),
+        };
+        let mut batch = store.batch();
+        batch.put_segment(&record).unwrap();
+        batch.write().unwrap();
+    }
+    assert_eq!(store.next_segment().unwrap(), 4);
 }

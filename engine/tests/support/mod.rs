@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod cold;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,11 +13,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use kalamdb_engine::cache::{Cache, CacheConfig, RelationFile, SharedMemory, StorageInfo, Wait};
+use kalamdb_engine::cache::{Cache, CacheConfig, RelationFile, SharedMemory, StorageDescriptor, StorageInfo, Wait};
 use kalamdb_engine::engine::{Engine, EngineConfig};
 use kalamdb_engine::ids::{Lsn, PageKey, PageNumber, StorageId, Tid};
 use kalamdb_engine::log::{Record, RecordBuilder, StorageCreate, apply_group};
-use kalamdb_engine::page::{Header, PAGE_SIZE, Page, PageKind, PageMut, build_version};
+use kalamdb_engine::page::{
+    CHAIN_FANOUT, ChainEntry, Header, OVERFLOW_PAYLOAD, PAGE_SIZE, Page, PageKind, PageMut, PartitionEntry, build_version,
+};
 use kalamdb_engine::store::StoreOptions;
 use kalamdb_engine::{Error, ErrorKind, Result};
 
@@ -362,10 +366,11 @@ pub fn create_storage(cache: &Cache, log: &Log, file: RelationFile) -> StorageId
     id
 }
 
-/// The tuple's bytes from the hoff byte on; they do not compress.
+/// The tuple's bytes from the hoff byte on: one bytea that does not compress.
 fn row_body(random: &mut Random) -> Vec<u8> {
     let words = 1 + random.below(370);
     let mut body = vec![24, 0];
+    body.extend_from_slice(&(((4 + 8 * words) << 2) as u32).to_le_bytes());
     (0..words).for_each(|_| body.extend_from_slice(&random.below(1 << 50).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()));
     body
 }
@@ -374,7 +379,6 @@ fn row_body(random: &mut Random) -> Vec<u8> {
 fn describe_insertion(page: Page<'_>, key: PageKey, random: &mut Random, record: &mut RecordBuilder) {
     let body = row_body(random);
     let mut offset = page.max_offset() + 1;
-    record.page(key);
     if page.kind() != PageKind::Data || !page.has_room(38 + body.len()) {
         record.init(PageKind::Data, 0);
         offset = 1;
@@ -382,26 +386,69 @@ fn describe_insertion(page: Page<'_>, key: PageKey, random: &mut Random, record:
     // The row's own place is its forward place.
     let ctid = Tid::new(key.page.as_block().expect("rows stand in blocks"), offset);
     let xmin = (1 << 33) + random.below(1 << 20);
-    let header = Header { xmin, ctid, infomask2: 1, infomask: 0x0800, ..Header::default() };
+    let header = Header { xmin, ctid, infomask2: 1, infomask: 0x0802, ..Header::default() };
     let mut version = Vec::new();
     build_version(&header, &body, &mut version);
     record.insert(offset, &version);
 }
 
-fn describe_header_change(page: Page<'_>, key: PageKey, random: &mut Random, record: &mut RecordBuilder) {
+fn describe_header_change(page: Page<'_>, random: &mut Random, record: &mut RecordBuilder) {
     let offset = 1 + random.below(u64::from(page.max_offset())) as u16;
     let header = page.version(offset).unwrap().header();
-    record.page(key).header(offset, &Header { xmax: random.below(1 << 40), cmax: 3, ..header });
+    // Half of the rows are deleted, half of them are whole again: their block may become cold.
+    let xmax = random.below(2) * (1 + random.below(1 << 40));
+    let infomask = if xmax == 0 { header.infomask | 0x0800 } else { header.infomask & !0x0800 };
+    record.header(offset, &Header { xmax, cmax: 3, infomask, ..header });
 }
 
-fn describe_overflow(page: Page<'_>, key: PageKey, random: &mut Random, record: &mut RecordBuilder) {
-    record.page(key);
+fn describe_overflow(page: Page<'_>, random: &mut Random, record: &mut RecordBuilder) {
     if page.kind() == PageKind::Overflow && random.below(3) == 0 {
         record.free();
     } else {
         let payload = vec![random.below(250) as u8; random.below(20_000) as usize];
         record.overflow(0, 1, payload.len() as u32, &payload);
     }
+}
+
+/// Describes the change of one page; a cold one becomes hot by that, so its image goes before.
+fn describe(page: Page<'_>, key: PageKey, record: &mut RecordBuilder, change: impl FnOnce(&mut RecordBuilder)) {
+    record.page(key);
+    let start = record.len();
+    change(record);
+    if page.is_cold() {
+        let mut image = Vec::new();
+        page.to_compact(&mut image);
+        record.image_before(start, &image);
+    }
+}
+
+/// Gives a user the storage's next block, whose page stays unwritten: only the maps know that it is taken.
+fn give_block(
+    cache: &Cache,
+    log: &Log,
+    id: StorageId,
+    descriptor: &StorageDescriptor,
+    random: &mut Random,
+    wait: &dyn Wait,
+) -> Result<Lsn> {
+    let block = descriptor.blocks.fetch_add(1, Ordering::SeqCst);
+    let keys = [PageNumber::partitions(0), PageNumber::chains(block / CHAIN_FANOUT)].map(|page| PageKey { storage: id, page });
+    let pins = [cache.read(keys[0], wait)?, cache.read(keys[1], wait)?];
+    let mut guards = [pins[0].exclusive(wait)?, pins[1].exclusive(wait)?];
+    let partition = 1 + random.below(5) as u32;
+    let old = guards[0].page().partition_entry(partition);
+    let mut record = RecordBuilder::new();
+    record.page(keys[0]);
+    if guards[0].page().kind() != PageKind::Partitions {
+        record.init(PageKind::Partitions, 0);
+    }
+    record.partition(partition, PartitionEntry { last: block + 1, blocks: old.blocks + 1 });
+    record.page(keys[1]);
+    if guards[1].page().kind() != PageKind::Chains {
+        record.init(PageKind::Chains, 0);
+    }
+    record.chain(block % CHAIN_FANOUT, ChainEntry { partition, before: old.last });
+    Ok(apply(log, &mut guards, &record))
 }
 
 /// Does a record to latched pages, in the order every change of a page has.
@@ -416,6 +463,97 @@ fn apply(log: &Log, guards: &mut [kalamdb_engine::cache::ExclusiveGuard<'_>], re
     }
     end
 }
+
+/// Makes a new block with rows that nobody has deleted or locked.
+pub fn insert_block(cache: &Cache, log: &Log, key: PageKey, rows: u64, wait: &dyn Wait) -> Result<Lsn> {
+    let place = cache.storages().find_id(key.storage).ok_or_else(|| Error::internal("no storage"))?;
+    cache.storages().at(place).note_block(key.page.as_block().expect("a page of rows"));
+    let mut random = Random::new(key.page.0 + 1);
+    let mut end = Lsn(0);
+    for _ in 0..rows {
+        let pin = cache.create_page(key, wait)?;
+        let guard = pin.exclusive(wait)?;
+        let mut record = RecordBuilder::new();
+        describe(guard.page(), key, &mut record, |record| describe_insertion(guard.page(), key, &mut random, record));
+        end = apply(log, &mut [guard], &record);
+    }
+    Ok(end)
+}
+
+/// Stores a value in overflow pages and a row that names it in a new block.
+pub fn insert_value(cache: &Cache, log: &Log, key: PageKey, value: u32, bytes: &[u8], wait: &dyn Wait) -> Result<Lsn> {
+    let place = cache.storages().find_id(key.storage).ok_or_else(|| Error::internal("no storage"))?;
+    let descriptor = cache.storages().at(place);
+    descriptor.next_value.fetch_max(value + 1, Ordering::SeqCst);
+    for (chunk, payload) in bytes.chunks(OVERFLOW_PAYLOAD).enumerate() {
+        let chunk_key = PageKey { page: PageNumber::overflow(value, chunk as u32), ..key };
+        let pin = cache.create_page(chunk_key, wait)?;
+        let guard = pin.exclusive(wait)?;
+        let mut record = RecordBuilder::new();
+        let references = u32::from(chunk == 0);
+        describe(guard.page(), chunk_key, &mut record, |record| {
+            record.overflow(0, references, bytes.len() as u32, payload);
+        });
+        apply(log, &mut [guard], &record);
+    }
+    // Postgres' TOAST pointer: two bytes of tag, raw size, stored size, value and table.
+    let mut body = vec![24, 0, 1, 18];
+    for word in [bytes.len() as u32 + 4, bytes.len() as u32, value, 16_400] {
+        body.extend_from_slice(&word.to_le_bytes());
+    }
+    descriptor.note_block(key.page.as_block().expect("a page of rows"));
+    let pin = cache.create_page(key, wait)?;
+    let guard = pin.exclusive(wait)?;
+    let offset = guard.page().max_offset() + 1;
+    let ctid = Tid::new(key.page.as_block().unwrap_or(0), offset);
+    let header = Header { xmin: 1 << 33, ctid, infomask2: 1, infomask: 0x0806, ..Header::default() };
+    let mut version = Vec::new();
+    build_version(&header, &body, &mut version);
+    let mut record = RecordBuilder::new();
+    describe(guard.page(), key, &mut record, |record| {
+        if offset == 1 {
+            record.init(PageKind::Data, 0);
+        }
+        record.insert(offset, &version);
+    });
+    Ok(apply(log, &mut [guard], &record))
+}
+
+/// Changes how many rows name a value; 0 frees it.
+pub fn set_references(cache: &Cache, log: &Log, id: StorageId, value: u32, references: u32, wait: &dyn Wait) -> Result<()> {
+    let key = |chunk| PageKey { storage: id, page: PageNumber::overflow(value, chunk) };
+    let total = cache.read(key(0), wait)?.shared(wait)?.page().overflow_total();
+    let chunks = (total as usize).div_ceil(OVERFLOW_PAYLOAD) as u32;
+    for chunk in (0..if references == 0 { chunks } else { 1 }).rev() {
+        let pin = cache.read(key(chunk), wait)?;
+        let guard = pin.exclusive(wait)?;
+        let mut record = RecordBuilder::new();
+        describe(guard.page(), key(chunk), &mut record, |record| {
+            if references == 0 {
+                record.free();
+            } else {
+                record.refcount(references);
+            }
+        });
+        apply(log, &mut [guard], &record);
+    }
+    Ok(())
+}
+
+/// Gives a row an xmax, or takes it away.
+pub fn delete_row(cache: &Cache, log: &Log, key: PageKey, offset: u16, xmax: u64, wait: &dyn Wait) -> Result<Lsn> {
+    let pin = cache.read(key, wait)?;
+    let guard = pin.exclusive(wait)?;
+    let header = guard.page().version(offset).ok_or_else(|| Error::internal("no row"))?.header();
+    let mut record = RecordBuilder::new();
+    describe(guard.page(), key, &mut record, |record| {
+        record.header(offset, &Header { xmax, ..header });
+    });
+    Ok(apply(log, &mut [guard], &record))
+}
+
+/// Values from here on are named by a row.
+const FIRST_NAMED_VALUE: u32 = 1000;
 
 /// One random change of a storage, as a backend makes it; returns the end of its record.
 pub fn random_change(
@@ -432,10 +570,30 @@ pub fn random_change(
     let blocks = descriptor.blocks.load(Ordering::SeqCst);
     if blocks < most_blocks && (blocks < 3 || random.below(4) == 0) {
         let key = PageKey::block(id, descriptor.blocks.fetch_add(1, Ordering::SeqCst));
+        if random.below(6) == 0 {
+            let value = FIRST_NAMED_VALUE + key.page.0 as u32;
+            let bytes: Vec<u8> = (0..1 + random.below(70_000)).map(|_| random.below(256) as u8).collect();
+            return insert_value(cache, log, key, value, &bytes, wait);
+        }
         let pin = cache.create_page(key, wait)?;
         let guard = pin.exclusive(wait)?;
-        describe_insertion(guard.page(), key, random, &mut record);
+        describe(guard.page(), key, &mut record, |record| describe_insertion(guard.page(), key, random, record));
         return Ok(apply(log, &mut [guard], &record));
+    }
+    if random.below(8) == 0 {
+        let value = FIRST_NAMED_VALUE + random.below(u64::from(blocks)) as u32;
+        let key = PageKey { storage: id, page: PageNumber::overflow(value, 0) };
+        let pin = cache.read(key, wait)?;
+        let guard = pin.exclusive(wait)?;
+        if guard.page().kind() == PageKind::Overflow {
+            describe(guard.page(), key, &mut record, |record| {
+                record.refcount(1 + random.below(3) as u32);
+            });
+            return Ok(apply(log, &mut [guard], &record));
+        }
+    }
+    if blocks < most_blocks && random.below(8) == 0 {
+        return give_block(cache, log, id, descriptor, random, wait);
     }
     if random.below(5) == 0 {
         let value = 1 + random.below(40) as u32;
@@ -443,7 +601,7 @@ pub fn random_change(
         let key = PageKey { storage: id, page: PageNumber::overflow(value, 0) };
         let pin = cache.read(key, wait)?;
         let guard = pin.exclusive(wait)?;
-        describe_overflow(guard.page(), key, random, &mut record);
+        describe(guard.page(), key, &mut record, |record| describe_overflow(guard.page(), random, record));
         return Ok(apply(log, &mut [guard], &record));
     }
     let first = PageKey::block(id, random.below(u64::from(blocks)) as u32);
@@ -452,16 +610,17 @@ pub fn random_change(
     if first < second && random.below(3) == 0 {
         let second_pin = cache.read(second, wait)?;
         let guards = [pin.exclusive(wait)?, second_pin.exclusive(wait)?];
-        describe_insertion(guards[0].page(), first, random, &mut record);
-        describe_insertion(guards[1].page(), second, random, &mut record);
+        for (guard, key) in guards.iter().zip([first, second]) {
+            describe(guard.page(), key, &mut record, |record| describe_insertion(guard.page(), key, random, record));
+        }
         let mut guards = guards;
         return Ok(apply(log, &mut guards, &record));
     }
     let guard = pin.exclusive(wait)?;
     if guard.page().kind() == PageKind::Data && random.below(3) == 0 {
-        describe_header_change(guard.page(), first, random, &mut record);
+        describe(guard.page(), first, &mut record, |record| describe_header_change(guard.page(), random, record));
     } else {
-        describe_insertion(guard.page(), first, random, &mut record);
+        describe(guard.page(), first, &mut record, |record| describe_insertion(guard.page(), first, random, record));
     }
     Ok(apply(log, &mut [guard], &record))
 }
@@ -508,20 +667,19 @@ impl Model {
         for (key, expected) in &self.pages {
             let pin = cache.read(*key, wait).unwrap();
             let guard = pin.shared(wait).unwrap();
-            assert_eq!(stored_form(guard.page()), stored_form(Page::new(&expected[..])), "{key:?}");
+            cold::assert_same(guard.page(), Page::new(&expected[..]), *key);
             let descriptor = cache.storages().at(cache.storages().find_id(key.storage).unwrap());
             if let Some(block) = key.page.as_block() {
                 assert!(descriptor.blocks.load(Ordering::SeqCst) > block, "{key:?}");
+            }
+            if let Some(number) = key.page.as_chains() {
+                let given = (0..CHAIN_FANOUT).rev().find(|index| Page::new(&expected[..]).chain_entry(*index).partition != 0);
+                let least = given.map_or(0, |index| number * CHAIN_FANOUT + index + 1);
+                assert!(descriptor.blocks.load(Ordering::SeqCst) >= least, "{key:?}");
             }
             if let Some((value, _)) = key.page.as_overflow() {
                 assert!(descriptor.next_value.load(Ordering::SeqCst) > value, "{key:?}");
             }
         }
     }
-}
-
-fn stored_form(page: Page<'_>) -> Vec<u8> {
-    let mut form = Vec::new();
-    page.to_compact(&mut form);
-    form
 }

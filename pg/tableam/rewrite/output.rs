@@ -19,8 +19,9 @@ use super::super::insert::{XACT_MASK, version_body};
 use super::super::space::{next_block, record_free_space, reserve_for_updates};
 use super::super::status::PostgresStatus;
 use super::super::storage::Storage;
-use super::super::values;
+use super::super::{partition, values};
 use crate::ffi::interrupts::BackendWait;
+use crate::gate;
 
 /// An updated version and the transaction that updated it, which made the version at the TID.
 type Link = (Xid, Tid);
@@ -57,6 +58,8 @@ pub struct Output {
     /// The page being filled; it is copied into the cache as a whole.
     page: Box<[u8; PAGE_SIZE]>,
     block: Option<u32>,
+    /// The partition whose page is being filled.
+    partition: u32,
     image: Vec<u8>,
 }
 
@@ -88,6 +91,7 @@ impl Output {
                 placed: HashMap::new(),
                 page: vec![0; PAGE_SIZE].try_into().expect("the vector has the page's length"),
                 block: None,
+                partition: 0,
                 image: Vec::new(),
             }
         }
@@ -224,7 +228,9 @@ impl Output {
             let message = format!("row is too big: size {len}, maximum size {MAX_VERSION}");
             return Err(Error::new(ErrorKind::LimitExceeded, message));
         }
-        let block = self.block_with_room(len)?;
+        // SAFETY: as above.
+        let partition = unsafe { gate::partition_of_tuple(self.new, &self.storage, tuple, &self.wait)? };
+        let block = self.block_with_room(len, partition)?;
         let ctid = match next {
             Some(next) => next,
             // Who still sees the version shall learn that it went to another partition.
@@ -242,17 +248,19 @@ impl Output {
     }
 
     /// The block of the page being filled, which has room for a version of this length.
-    fn block_with_room(&mut self, len: usize) -> Result<u32> {
+    fn block_with_room(&mut self, len: usize, partition: u32) -> Result<u32> {
         let page = Page::new(&*self.page);
         if let Some(block) = self.block
+            && partition == self.partition
             && (page.has_room(len + self.reserve) || page.max_offset() == 0)
         {
             return Ok(block);
         }
         self.write_page()?;
-        let block = next_block(&self.storage)?;
-        PageMut::new(&mut *self.page).init(PageKind::Data, 0);
-        self.block = Some(block);
+        let block =
+            if partition == 0 { next_block(&self.storage)? } else { partition::add_block(&self.storage, partition, &self.wait)? };
+        PageMut::new(&mut *self.page).init(PageKind::Data, partition);
+        (self.block, self.partition) = (Some(block), partition);
         Ok(block)
     }
 
@@ -267,7 +275,7 @@ impl Output {
         let mut versions = page.versions().peekable();
         change_page(&mut target, |copy, record| {
             copy.from_compact(&self.image).expect("the page was made by the page's own functions");
-            record.init(PageKind::Data, 0);
+            record.init(PageKind::Data, page.partition());
             while let Some((_, first)) = versions.peek() {
                 let Header { xmin, cmin, .. } = first.header();
                 let same = std::iter::from_fn(|| {

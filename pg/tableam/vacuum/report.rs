@@ -176,6 +176,9 @@ impl Vacuum {
             "pages: {} removed, {} remain, {} scanned ({scanned:.2}% of total)",
             counts.removed_pages, self.pages, counts.scanned_pages
         )?;
+        if counts.cold_pages > 0 {
+            writeln!(text, "pages not scanned because they are cold: {}", counts.cold_pages)?;
+        }
         writeln!(
             text,
             "tuples: {} removed, {} remain, {} are dead but not yet removable",

@@ -122,13 +122,20 @@ pub fn scan(vacuum: &mut Vacuum) {
             indexes::run_round(vacuum);
             compat::progress(pg_sys::PROGRESS_VACUUM_PHASE, i64::from(pg_sys::PROGRESS_VACUUM_PHASE_SCAN_HEAP));
         }
+        if vacuum.cold.contains(block) {
+            note_cold(vacuum, block);
+            continue;
+        }
         scan_block(vacuum, block, &mut findings);
         vacuum.counts.scanned_pages += 1;
     }
     compat::progress(pg_sys::PROGRESS_VACUUM_HEAP_BLKS_SCANNED, i64::from(vacuum.pages));
     // SAFETY: the relation is open.
     vacuum.live_estimate = unsafe {
-        pg_sys::vac_estimate_reltuples(vacuum.rel, vacuum.pages, vacuum.counts.scanned_pages, vacuum.counts.live as f64)
+        // The rows of cold pages are known without a look.
+        let looked_at = vacuum.counts.scanned_pages + vacuum.counts.cold_pages;
+        let live = vacuum.counts.live as f64 + vacuum.cold.rows() as f64;
+        pg_sys::vac_estimate_reltuples(vacuum.rel, vacuum.pages, looked_at, live)
     };
     if vacuum.dead.len() > 0 {
         indexes::run_round(vacuum);
@@ -152,11 +159,19 @@ pub fn latch_block(vacuum: &Vacuum, block: u32) -> (LatchedPage, bool) {
     (pin.into_exclusive(&vacuum.wait).or_raise(), is_new)
 }
 
+/// Counts a page whose rows are frozen in a segment.
+fn note_cold(vacuum: &mut Vacuum, block: u32) {
+    vacuum.counts.cold_pages += 1;
+    vacuum.counts.all_visible_pages += 1;
+    vacuum.counts.nonempty_pages = block + 1;
+}
+
 fn scan_block(vacuum: &mut Vacuum, block: u32, findings: &mut Findings) {
     if block.is_multiple_of(READ_AHEAD) {
         let from = if block == 0 { 1 } else { block.saturating_add(READ_AHEAD) };
         let ahead = from..block.saturating_add(2 * READ_AHEAD).min(vacuum.pages);
-        ahead.for_each(|block| vacuum.storage.cache.prefetch(vacuum.storage.block(block)));
+        let hot = ahead.filter(|block| !vacuum.cold.contains(*block));
+        hot.for_each(|block| vacuum.storage.cache.prefetch(vacuum.storage.block(block)));
     }
     findings.removed = 0;
     let free = loop {

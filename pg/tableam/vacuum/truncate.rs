@@ -10,6 +10,7 @@ use kalamdb_engine::page::{PageKind, PageMut};
 use pgrx::pg_sys;
 
 use super::super::change::change_page;
+use super::super::main_fork;
 use super::super::space::record_free_space;
 use super::{Vacuum, compat, limits};
 use crate::error::OrRaise;
@@ -150,5 +151,6 @@ fn free_blocks(vacuum: &mut Vacuum, end: u32) {
     if lowered.is_ok() {
         vacuum.counts.removed_pages += vacuum.pages - end;
         vacuum.pages = end;
+        main_fork::shortened(storage.descriptor);
     }
 }

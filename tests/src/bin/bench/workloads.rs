@@ -37,14 +37,42 @@ pub struct Workload {
 }
 
 enum Kind {
-    Insert { clients: u32, synchronous: bool },
-    Copy { indexed: bool },
+    Insert {
+        clients: u32,
+        synchronous: bool,
+    },
+    Copy {
+        indexed: bool,
+    },
     Size,
     Query(&'static str),
-    Script { text: &'static str, clients: u32 },
-    Update { clients: u32, synchronous: bool },
+    Script {
+        text: &'static str,
+        clients: u32,
+        synchronous: bool,
+    },
+    Update {
+        clients: u32,
+        synchronous: bool,
+    },
     TpcB,
+    /// Empties a table, then runs a script with asynchronous commits: what the disk costs is the same for both.
+    Fill {
+        table: &'static str,
+        text: &'static str,
+    },
+    /// A query with two parallel workers.
+    ParallelQuery(&'static str),
+    /// Changes every tenth row of a freshly loaded table by one statement.
+    BulkUpdate,
+    BuildIndex(&'static str),
 }
+
+const UPSERT: &str = "\\set k random(1, 20000)
+INSERT INTO counted (key, hits, note) VALUES (:k, 1, 'first') ON CONFLICT (key) DO UPDATE SET hits = counted.hits + 1, note = 'again';\n";
+const FOR_UPDATE: &str = "\\set id random(1, :rows)
+BEGIN;\nSELECT body FROM history WHERE id = :id FOR UPDATE;\nEND;\n";
+const REFERENCE: &str = "\\set k random(1, 10000)\nINSERT INTO referencing (parent) VALUES (:k);\n";
 
 const LOOKUP: &str = "\\set id random(1, :rows)\nSELECT * FROM history WHERE id = :id;\n";
 const RECENT: &str = "\\set c random(1, :conversations)
@@ -54,7 +82,7 @@ pub fn all() -> Vec<Workload> {
     let workload = |name, title, unit, target, kind| Workload { name, title, unit, target, kind };
     let insert = |clients, synchronous| Kind::Insert { clients, synchronous };
     let update = |clients, synchronous| Kind::Update { clients, synchronous };
-    let script = |text, clients| Kind::Script { text, clients };
+    let script = |text, clients| Kind::Script { text, clients, synchronous: true };
     vec![
         workload("insert-1", "INSERT of one row, 1 client", "tx/s", Target::Speed(0.9), insert(1, true)),
         workload("insert-8", "INSERT of one row, 8 clients", "tx/s", Target::Speed(0.9), insert(8, true)),
@@ -89,13 +117,6 @@ pub fn all() -> Vec<Workload> {
             Target::Speed(0.7),
             Kind::Query("SELECT sum(conversation_id) FROM history"),
         ),
-        workload(
-            "filter",
-            "filter on text and sum of its length, serial",
-            "rows/s",
-            Target::None,
-            Kind::Query("SELECT count(*), sum(length(body)) FROM history WHERE body LIKE '%transaction%'"),
-        ),
         workload("lookup-1", "lookup by primary key, 1 client", "tx/s", Target::Speed(0.85), script(LOOKUP, 1)),
         workload("lookup-8", "lookup by primary key, 8 clients", "tx/s", Target::Speed(0.85), script(LOOKUP, 8)),
         workload("recent-1", "last 50 messages of a conversation, 1 client", "tx/s", Target::Speed(0.85), script(RECENT, 1)),
@@ -115,6 +136,59 @@ pub fn all() -> Vec<Workload> {
             "tx/s",
             Target::Speed(0.8),
             update(8, false),
+        ),
+    ]
+    .into_iter()
+    .chain(statements())
+    .collect()
+}
+
+/// What other statements cost.
+fn statements() -> [Workload; 8] {
+    let workload = |name, title, unit, target, kind| Workload { name, title, unit, target, kind };
+    [
+        workload(
+            "filter",
+            "filter on text and sum of its length, serial",
+            "rows/s",
+            Target::None,
+            Kind::Query("SELECT count(*), sum(length(body)) FROM history WHERE body LIKE '%transaction%'"),
+        ),
+        workload(
+            "upsert",
+            "INSERT ... ON CONFLICT DO UPDATE of 20,000 keys, 1 client, synchronous_commit off",
+            "tx/s",
+            Target::Speed(0.85),
+            Kind::Fill { table: "counted", text: UPSERT },
+        ),
+        workload(
+            "for-update",
+            "SELECT ... FOR UPDATE of one row by key, 1 client, synchronous_commit off",
+            "tx/s",
+            Target::Speed(0.85),
+            Kind::Script { text: FOR_UPDATE, clients: 1, synchronous: false },
+        ),
+        workload(
+            "foreign-key",
+            "INSERT of one row that references another, 1 client, synchronous_commit off",
+            "tx/s",
+            Target::Speed(0.85),
+            Kind::Fill { table: "referencing", text: REFERENCE },
+        ),
+        workload("bulk-update", "UPDATE of every tenth row by one statement", "rows/s", Target::Speed(0.9), Kind::BulkUpdate),
+        workload(
+            "parallel",
+            "sum over one column, two parallel workers",
+            "rows/s",
+            Target::Speed(0.8),
+            Kind::ParallelQuery("SELECT sum(conversation_id) FROM history"),
+        ),
+        workload(
+            "index-build",
+            "CREATE INDEX on two columns",
+            "rows/s",
+            Target::Speed(0.8),
+            Kind::BuildIndex("created_at, conversation_id"),
         ),
         workload("tpcb", "pgbench TPC-B, 8 clients", "tx/s", Target::Speed(0.85), Kind::TpcB),
     ]
@@ -161,7 +235,12 @@ impl<'a> Bench<'a> {
                  CREATE TABLE {schema}.copied_indexed (id bigint PRIMARY KEY, {columns}) USING {method};
                  CREATE INDEX ON {schema}.copied_indexed (conversation_id, id);
                  CREATE TABLE {schema}.history (id bigint PRIMARY KEY, {columns}) USING {method};
-                 CREATE INDEX ON {schema}.history (conversation_id, id);"
+                 CREATE INDEX ON {schema}.history (conversation_id, id);
+                 CREATE TABLE {schema}.counted (key bigint PRIMARY KEY, hits bigint NOT NULL, note text) USING {method};
+                 CREATE TABLE {schema}.referenced (id bigint PRIMARY KEY) USING {method};
+                 INSERT INTO {schema}.referenced SELECT generate_series(1, 10000);
+                 CREATE TABLE {schema}.referencing (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                     parent bigint NOT NULL REFERENCES {schema}.referenced) USING {method};"
             ))?;
         }
         let data_bytes = data::write_messages(&cluster.directory().join("messages.copy"), scale.rows, scale.seed)?;
@@ -205,10 +284,24 @@ impl<'a> Bench<'a> {
                 self.load_history(side)?;
                 self.time_query(side, query, seconds)
             }
-            Kind::Script { text, clients } => {
+            Kind::Script { text, clients, synchronous } => {
                 self.load_history(side)?;
-                self.pgbench(side, text, *clients, true, seconds)
+                self.pgbench(side, text, *clients, *synchronous, seconds)
             }
+            Kind::Fill { table, text } => {
+                self.client.batch_execute(&format!("TRUNCATE {}.{table}", self.sides[side].schema))?;
+                self.settle()?;
+                self.pgbench(side, text, 1, false, seconds)
+            }
+            Kind::ParallelQuery(query) => {
+                self.load_history(side)?;
+                self.client.batch_execute("SET max_parallel_workers_per_gather = 2; SET min_parallel_table_scan_size = 0")?;
+                let rate = self.time_query(side, query, seconds);
+                self.client.batch_execute("RESET max_parallel_workers_per_gather; RESET min_parallel_table_scan_size")?;
+                rate
+            }
+            Kind::BulkUpdate => self.bulk_update(side),
+            Kind::BuildIndex(columns) => self.build_index(side, columns),
             Kind::Update { clients, synchronous } => {
                 self.load_history(side)?;
                 self.client.batch_execute(&format!("VACUUM {}.history", self.sides[side].schema))?;
@@ -217,6 +310,30 @@ impl<'a> Bench<'a> {
             }
             Kind::TpcB => self.tpcb(side, seconds),
         }
+    }
+
+    fn bulk_update(&mut self, side: usize) -> Result<f64> {
+        let table = format!("{}.copied_indexed", self.sides[side].schema);
+        self.client.batch_execute(&format!("TRUNCATE {table}"))?;
+        self.copy_into(&table)?;
+        self.client.batch_execute(&format!("VACUUM ANALYZE {table}"))?;
+        self.settle()?;
+        let started = Instant::now();
+        let rows = self.client.execute(&format!("UPDATE {table} SET body = body || '!' WHERE id % 10 = 3"), &[])?;
+        let elapsed = started.elapsed().as_secs_f64();
+        self.client.batch_execute(&format!("TRUNCATE {table}"))?;
+        Ok(rows as f64 / elapsed)
+    }
+
+    fn build_index(&mut self, side: usize, columns: &str) -> Result<f64> {
+        self.load_history(side)?;
+        self.settle()?;
+        let schema = self.sides[side].schema;
+        let started = Instant::now();
+        self.client.batch_execute(&format!("CREATE INDEX built ON {schema}.history ({columns})"))?;
+        let elapsed = started.elapsed().as_secs_f64();
+        self.client.batch_execute(&format!("DROP INDEX {schema}.built"))?;
+        Ok(self.scale.rows as f64 / elapsed)
     }
 
     /// Writes out what earlier turns left behind, so that no turn pays for another.

@@ -195,6 +195,9 @@ impl<'a> Test<'a> {
         self.rng = rng;
         let amcheck = !self.options.skips.amcheck;
         let verified = verify::check(&mut client, &mut self.ledgers(), orderly, amcheck)?;
+        if cluster.installation().is_extension() {
+            verify::check_storages(&mut client)?;
+        }
         self.check_log(cluster)?;
         let settled = verified.settled;
         println!(

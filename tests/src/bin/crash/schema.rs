@@ -27,6 +27,14 @@ pub fn create(cluster: &Cluster) -> Result<()> {
          CREATE TABLE hit (id bigint PRIMARY KEY, key text NOT NULL) USING {method};
          INSERT INTO account SELECT id, {OPENING_BALANCE}, {OPENING_BALANCE} FROM generate_series(1, {ACCOUNTS}) id;"
     ))?;
+    if method != "heap" {
+        for (function, symbol) in [("flush_now", "flush_inline_wrapper"), ("compact_now", "compact_inline_wrapper")] {
+            client.batch_execute(&format!(
+                "CREATE FUNCTION {function}(regclass, OUT rows bigint, OUT blocks bigint, OUT segments bigint, OUT left_out bigint, OUT gone bool)
+                     RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/kalamdb', '{symbol}'"
+            ))?;
+        }
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Judges the database after a crash: ledgers, sums, indexes against tables, duplicates.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kalamdb_tests::sql;
@@ -78,6 +79,26 @@ pub fn check(db: &mut impl GenericClient, ledgers: &mut [&mut Ledger], orderly: 
         check_with_amcheck(db)?;
     }
     Ok(verified)
+}
+
+/// Waits until the engine has exactly the storages that tables need: the sweep removes those that a crash left behind.
+pub fn check_storages(db: &mut Client) -> Result<()> {
+    const SWEEPS: Duration = Duration::from_secs(60);
+    let query = "SELECT (SELECT value FROM kalam.stats() WHERE name = 'storages'),
+                        (SELECT count(*) FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_depend d ON d.classid = 'pg_am'::regclass
+                             AND d.objid = a.oid JOIN pg_extension e ON d.refobjid = e.oid AND e.extname = 'kalamdb'
+                         WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't')";
+    let deadline = Instant::now() + SWEEPS;
+    loop {
+        let row = db.query_one(query, &[])?;
+        let (storages, tables): (i64, i64) = (row.get(0), row.get(1));
+        if storages == tables {
+            return Ok(());
+        }
+        ensure!(storages > tables, "{tables} tables have only {storages} storages");
+        ensure!(Instant::now() < deadline, "{} storages belong to no table", storages - tables);
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Allows only one kind of scan for the following statements.

@@ -255,8 +255,9 @@ impl Maintainer {
         signals.connected.fetch_add(1, Ordering::SeqCst);
         while !signals.stop.load(Ordering::SeqCst) {
             let result = match self.rng.random_range(0..10) {
-                0..4 => self.vacuum(&mut client),
-                4 => client.batch_execute("CHECKPOINT").map_err(Failure::from),
+                0..3 => self.vacuum(&mut client),
+                3..6 => self.cool(&mut client),
+                6 => client.batch_execute("CHECKPOINT").map_err(Failure::from),
                 _ => self.churn(&mut client),
             };
             match result {
@@ -273,6 +274,19 @@ impl Maintainer {
         let verb = *["VACUUM", "VACUUM (FREEZE)", "VACUUM (ANALYZE)", "ANALYZE"].choose(&mut self.rng).expect("not empty");
         let table = *crate::schema::TABLES.choose(&mut self.rng).expect("not empty");
         Ok(client.batch_execute(&format!("{verb} {table}"))?)
+    }
+
+    /// Moves rows into segments, or writes segments anew. Whoever locks the table for long is waited for another time.
+    fn cool(&mut self, client: &mut Client) -> Result<(), Failure> {
+        if self.method == "heap" {
+            return self.vacuum(client);
+        }
+        let what = *["flush_now", "flush_now", "compact_now"].choose(&mut self.rng).expect("not empty");
+        let table = *crate::schema::TABLES.choose(&mut self.rng).expect("not empty");
+        match client.batch_execute(&format!("SELECT {what}('{table}')")) {
+            Err(error) if sql::sqlstate(&error) == Some("55P03") => Ok(()),
+            result => Ok(result?),
+        }
     }
 
     /// Makes a table with rows, or empties and refills or drops an old one, in one transaction that is committed or rolled back.

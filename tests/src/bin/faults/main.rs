@@ -1,11 +1,14 @@
-//! Faults of the server's surroundings: full disks, damaged and missing files, wrong settings. Each has a small cluster of its own.
+//! Faults of the server's surroundings: full disks, damaged and missing files, buckets that fail, wrong settings. Each has a small cluster of its own.
 //!
 //! What is proven for each: the statement that meets the fault ends with the right SQLSTATE, a detail and a hint, the server stays up, and
 //! when the fault is mended everything that was acknowledged is there.
 
 mod bed;
+mod bucket;
 mod configuration;
 mod disk;
+mod jobs;
+mod link;
 mod store;
 
 use std::process::ExitCode;
@@ -34,11 +37,17 @@ pub enum Outcome {
 type Fault = fn(&Installation) -> Result<Outcome>;
 
 /// The longest first.
-const FAULTS: [(&str, Fault); 11] = [
+const FAULTS: [(&str, Fault); 17] = [
     ("store_full", disk::store_full),
     ("disk_full", disk::disk_full),
+    ("bucket_unreachable", bucket::unreachable),
+    ("bucket_objects_damaged", bucket::damaged),
+    ("bucket_round_trip", bucket::round_trip),
     ("missing_rights", store::missing_rights),
     ("two_servers", store::two_servers),
+    ("job_killed", jobs::job_killed),
+    ("job_server_stopped", jobs::job_server_stopped),
+    ("job_database_dropped", jobs::job_database_dropped),
     ("template_copy", configuration::template_copy),
     ("all_slots_in_use", configuration::all_slots_in_use),
     ("missing_store", store::missing),

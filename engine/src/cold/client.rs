@@ -1,0 +1,218 @@
+//! The requester's side: one method for each request.
+
+use std::fs;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::{
+    Ask, CommitSegment, Committed, FilePlace, SegmentRecord, SegmentUse, StoredLocation, Told, message_directory, pack, parse,
+    unpack,
+};
+use crate::cache::{Cache, RequestClass, Wait};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::StorageId;
+use crate::segment::{BlockStub, ValueStub};
+
+/// Asks the engine on behalf of one process, or one statement of it.
+pub struct Client<'w> {
+    cache: Cache,
+    store: PathBuf,
+    wait: &'w dyn Wait,
+}
+
+/// A part of a list, and where the next part begins.
+pub struct Page<T, P> {
+    /// The part.
+    pub entries: Vec<T>,
+    /// What to ask for next; nothing at the end.
+    pub next: Option<P>,
+}
+
+impl<'w> Client<'w> {
+    /// A client of the engine behind a cache; `store` is the store's directory.
+    pub fn new(cache: &Cache, store: PathBuf, wait: &'w dyn Wait) -> Client<'w> {
+        Client { cache: *cache, store, wait }
+    }
+
+    /// Gives out the number of a segment that is about to be written.
+    pub fn begin_segment(&self) -> u64 {
+        self.cache.header().allocate_segment()
+    }
+
+    /// Tells where the file of a segment is about to be stored: should this process end before the commit, the engine deletes it. For
+    /// locations that others use as well, this is the only way in which files without an owner are found.
+    ///
+    /// # Errors
+    /// Those of the store; what ends the wait.
+    pub fn announce_file(&self, segment: u64, place: FilePlace) -> Result<()> {
+        self.done(RequestClass::Long, Ask::Announce { segment, place })
+    }
+
+    /// Makes a stored segment part of its storage. After an error the caller leaves the file alone: the engine knows whether it is needed,
+    /// and deletes it later if it is not.
+    ///
+    /// # Errors
+    /// `StorageMissing` when the storage is gone, `InvalidInput` when the file is not as the summary says; `Corrupt`, `Io`, `DiskFull`,
+    /// `Unavailable`; what ends the wait.
+    pub fn commit_segment(&self, commit: CommitSegment) -> Result<Committed> {
+        match self.ask(RequestClass::Long, Ask::Commit(Box::new(commit)))? {
+            Told::Committed(committed) => Ok(committed),
+            _ => Err(unsuited()),
+        }
+    }
+
+    /// The cold blocks from `from` on: durably so, when this returns. A block among them may become hot at any moment.
+    ///
+    /// # Errors
+    /// Those of the store; what ends the wait.
+    pub fn cold_ranges(&self, storage: StorageId, from: u32) -> Result<Page<Range<u32>, u32>> {
+        match self.ask(RequestClass::Quick, Ask::ColdRanges { storage, from })? {
+            Told::Ranges { ranges, next } => Ok(Page { entries: ranges, next }),
+            _ => Err(unsuited()),
+        }
+    }
+
+    /// The stubs of cold blocks from `from` on.
+    ///
+    /// # Errors
+    /// As [`Client::cold_ranges`].
+    pub fn block_stubs(&self, storage: StorageId, from: u32) -> Result<Page<BlockStub, u32>> {
+        match self.ask(RequestClass::Quick, Ask::BlockStubs { storage, from })? {
+            Told::BlockStubs { stubs, next } => Ok(Page { entries: stubs, next }),
+            _ => Err(unsuited()),
+        }
+    }
+
+    /// The stubs of large values from number `from` on.
+    ///
+    /// # Errors
+    /// As [`Client::cold_ranges`].
+    pub fn value_stubs(&self, storage: StorageId, from: u32) -> Result<Page<ValueStub, u32>> {
+        match self.ask(RequestClass::Quick, Ask::ValueStubs { storage, from })? {
+            Told::ValueStubs { stubs, next } => Ok(Page { entries: stubs, next }),
+            _ => Err(unsuited()),
+        }
+    }
+
+    /// The segments of a storage with numbers above `after`.
+    ///
+    /// # Errors
+    /// As [`Client::cold_ranges`].
+    pub fn segments(&self, storage: StorageId, after: u64) -> Result<Page<SegmentRecord, u64>> {
+        match self.ask(RequestClass::Quick, Ask::Segments { storage, after })? {
+            Told::Segments { segments, next } => Ok(Page { entries: segments, next }),
+            _ => Err(unsuited()),
+        }
+    }
+
+    /// How much of each segment of a storage is still in use.
+    ///
+    /// # Errors
+    /// As [`Client::cold_ranges`].
+    pub fn segment_uses(&self, storage: StorageId) -> Result<Vec<SegmentUse>> {
+        match self.ask(RequestClass::Quick, Ask::SegmentUses { storage })? {
+            Told::SegmentUses(uses) => Ok(uses),
+            _ => Err(unsuited()),
+        }
+    }
+
+    /// Gives the engine the definition of a location, durably when this returns.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the definition is none; those of the store; what ends the wait.
+    pub fn put_location(&self, location: StoredLocation) -> Result<()> {
+        self.done(RequestClass::Long, Ask::PutLocation(location))
+    }
+
+    /// Makes the engine forget a location.
+    ///
+    /// # Errors
+    /// As [`Client::put_location`].
+    pub fn drop_location(&self, database: u32, name: &str) -> Result<()> {
+        self.done(RequestClass::Long, Ask::DropLocation { database, name: name.to_owned() })
+    }
+
+    /// The locations of a database that the engine knows.
+    ///
+    /// # Errors
+    /// As [`Client::put_location`].
+    pub fn locations(&self, database: u32) -> Result<Vec<StoredLocation>> {
+        match self.ask(RequestClass::Quick, Ask::Locations { database })? {
+            Told::Locations(locations) => Ok(locations),
+            _ => Err(unsuited()),
+        }
+    }
+
+    /// How many files the engine has in a location, those that are about to be deleted included.
+    ///
+    /// # Errors
+    /// As [`Client::put_location`].
+    pub fn location_uses(&self, database: u32, name: &str) -> Result<u64> {
+        self.count(RequestClass::Quick, Ask::LocationUses { database, name: name.to_owned() })
+    }
+
+    /// Deletes a stored file that was never committed; does nothing to a file that is part of a table.
+    ///
+    /// # Errors
+    /// Those of the location; what ends the wait.
+    pub fn drop_unused_file(&self, place: FilePlace) -> Result<()> {
+        self.done(RequestClass::Long, Ask::DropUnusedFile(place))
+    }
+
+    /// Looks for segments that nobody needs any more and deletes their files as far as their retention is over; returns how many.
+    ///
+    /// # Errors
+    /// Those of the store; what ends the wait.
+    pub fn delete_unused(&self) -> Result<u64> {
+        self.count(RequestClass::Long, Ask::DeleteUnused)
+    }
+
+    fn done(&self, class: RequestClass, ask: Ask) -> Result<()> {
+        match self.ask(class, ask)? {
+            Told::Done => Ok(()),
+            _ => Err(unsuited()),
+        }
+    }
+
+    fn count(&self, class: RequestClass, ask: Ask) -> Result<u64> {
+        match self.ask(class, ask)? {
+            Told::Count(count) => Ok(count),
+            _ => Err(unsuited()),
+        }
+    }
+
+    fn ask(&self, class: RequestClass, ask: Ask) -> Result<Told> {
+        let payload = pack(&ask, &self.store, Ask::InFile)?;
+        let answer = self.cache.ask(class, &payload, self.wait)?;
+        if answer.is_empty() {
+            return Err(Error::new(ErrorKind::Unavailable, "the KalamDB engine could not answer a request")
+                .with_hint("The server log has the cause; try again."));
+        }
+        let told = match parse(&answer)? {
+            Told::InFile(name) => {
+                let told = unpack(&self.store, &name)?;
+                // The worker removes what is left here at its next start.
+                let _ = fs::remove_file(message_directory(&self.store).join(name));
+                told
+            }
+            told => told,
+        };
+        match told {
+            Told::Failed { kind, message, detail, hint } => {
+                let mut error = Error::new(kind.kind(), message);
+                if let Some(detail) = detail {
+                    error = error.with_detail(detail);
+                }
+                if let Some(hint) = hint {
+                    error = error.with_hint(hint);
+                }
+                Err(error)
+            }
+            told => Ok(told),
+        }
+    }
+}
+
+fn unsuited() -> Error {
+    Error::internal("the KalamDB engine gave an answer that does not suit the request")
+}

@@ -1,0 +1,395 @@
+//! Makes the blocks of a stored segment cold, so that a crash at any moment leaves each of them hot or cold.
+//!
+//! First the manifest's record and the stubs of large values become durable: from then on whatever is built from the segment finds what
+//! it names. Values that are hot hide their stubs until then. After that each chunk of blocks changes in one batch, while nobody else can
+//! see or change its pages: stubs come, hot images go, and pages in memory become cold ones. A second flush makes that durable, before
+//! anybody is told.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{flush, now, readers};
+use crate::cache::{ForCooling, futex, raise};
+use crate::cold::{CommitMode, CommitSegment, Committed, Garbage, SegmentRecord, push_to_ranges};
+use crate::engine::shared::{Shared, lock};
+use crate::engine::stop_point;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Lsn, PageKey, PageNumber, StorageId};
+use crate::location::check_object;
+use crate::page::{OVERFLOW_PAYLOAD, PageKind};
+use crate::segment::{BlockStub, ValueStub};
+use crate::store::Batch;
+
+/// Blocks that become cold in one batch.
+const CHUNK: usize = 32;
+/// How long one page may be in use by others before its block stays hot.
+const PAGE_PATIENCE: Duration = Duration::from_millis(2);
+/// How long the log may take to be flushed.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes a segment part of its storage. Asked again after a restart, it goes on where it was.
+pub(super) fn commit(shared: &Shared, commit: &CommitSegment) -> Result<Committed> {
+    check(commit)?;
+    let record = record_of(commit);
+    let known = shared.cold.segment(commit.storage, commit.segment);
+    if known.as_ref().is_some_and(|known| known.place != record.place) {
+        return Err(Error::new(ErrorKind::InvalidInput, format!("segment {} exists already", commit.segment)));
+    }
+    let reader = readers::open(shared, &record)?;
+    if reader.summary()?.rows != commit.summary.rows {
+        return Err(Error::new(ErrorKind::InvalidInput, format!("segment {} is not the one of its summary", commit.segment)));
+    }
+    await_log(shared, &commit.summary.blocks)?;
+    let mut commit = Commit { shared, commit, is_repeated: known.is_some(), older: HashMap::new(), result: Committed::default() };
+    commit.prepare(&record)?;
+    stop_point::reached("segment prepared");
+    let committed = commit.cool();
+    // Whatever became cold before an error is cold.
+    flush(shared)?;
+    committed?;
+    stop_point::reached("segment committed");
+    commit.end(&record)
+}
+
+/// The order of everything that the rest relies on.
+fn check(commit: &CommitSegment) -> Result<()> {
+    let wrong = |what: &str| Err(Error::new(ErrorKind::InvalidInput, format!("segment {}: {what}", commit.segment)));
+    let (blocks, values) = (&commit.summary.blocks, &commit.summary.values);
+    check_object(&commit.place.path)?;
+    if blocks.is_empty() || !blocks.is_sorted_by(|one, next| one.block < next.block) {
+        return wrong("its blocks do not ascend");
+    }
+    if blocks.iter().any(|stub| stub.segment != commit.segment) || values.iter().any(|stub| stub.segment != commit.segment) {
+        return wrong("a stub names another segment");
+    }
+    if !values.is_sorted_by_key(|value| value.block) {
+        return wrong("its values do not ascend");
+    }
+    if values.iter().any(|value| blocks.binary_search_by_key(&value.block, |stub| stub.block).is_err()) {
+        return wrong("a value has no block");
+    }
+    Ok(())
+}
+
+fn record_of(commit: &CommitSegment) -> SegmentRecord {
+    let summary = &commit.summary;
+    SegmentRecord {
+        storage: commit.storage,
+        segment: commit.segment,
+        place: commit.place.clone(),
+        partition: commit.partition,
+        rows: summary.rows,
+        bytes: summary.bytes,
+        hot_bytes: summary.hot_bytes,
+        blocks: summary.blocks.len() as u32,
+        min_tid: summary.min_tid,
+        max_tid: summary.max_tid,
+        schema_version: commit.schema_version,
+        created: now(),
+        columns: summary.columns.clone(),
+    }
+}
+
+/// The store must never be ahead of the log on disk, in segments as in pages.
+fn await_log(shared: &Shared, blocks: &[BlockStub]) -> Result<()> {
+    let header = shared.cache.header();
+    let newest = blocks.iter().map(|stub| stub.lsn).max().unwrap_or_default();
+    let begun = Instant::now();
+    while header.flushed() < newest {
+        header.wanted_flush.fetch_max(newest.0, Ordering::SeqCst);
+        raise(&header.main_wake);
+        let word = header.writer_wake.load(Ordering::SeqCst);
+        if shared.is_stopping() || begun.elapsed() > FLUSH_PATIENCE {
+            return Err(Error::new(ErrorKind::Unavailable, "the write-ahead log was not flushed in time"));
+        }
+        futex::wait_for(&header.writer_wake, word, Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn value_key(storage: StorageId, value: u32) -> PageKey {
+    PageKey { storage, page: PageNumber::overflow(value, 0) }
+}
+
+struct Commit<'a> {
+    shared: &'a Shared,
+    commit: &'a CommitSegment,
+    /// Whether an attempt before this one may have made blocks cold.
+    is_repeated: bool,
+    /// The stubs that values had before, for those whose block stays hot.
+    older: HashMap<u32, Option<ValueStub>>,
+    result: Committed,
+}
+
+/// A block that may become cold.
+struct Candidate<'a> {
+    stub: &'a BlockStub,
+    values: &'a [ValueStub],
+    /// Its page and the first chunks of its values, kept from everybody.
+    kept: Vec<ForCooling>,
+}
+
+impl Commit<'_> {
+    fn storage(&self) -> StorageId {
+        self.commit.storage
+    }
+
+    fn block_key(&self, block: u32) -> PageKey {
+        PageKey::block(self.storage(), block)
+    }
+
+    /// The values of a block; they stand in the order of their blocks.
+    fn values_of(&self, block: u32) -> &[ValueStub] {
+        let values = &self.commit.summary.values;
+        let range: Range<usize> =
+            values.partition_point(|value| value.block < block)..values.partition_point(|value| value.block <= block);
+        &values[range]
+    }
+
+    /// Whether a value's stub takes the place of the one it has.
+    fn replaces(&self, older: Option<&ValueStub>) -> bool {
+        match &self.commit.mode {
+            CommitMode::Flush => true,
+            CommitMode::Replace(sources) => {
+                older.is_none_or(|older| sources.contains(&older.segment) || older.segment == self.commit.segment)
+            }
+            CommitMode::Adopt => older.is_none(),
+        }
+    }
+
+    /// Makes everything durable that a page built from the segment may lead to.
+    fn prepare(&mut self, record: &SegmentRecord) -> Result<()> {
+        let shared = self.shared;
+        {
+            let _order = shared.cold.between_pages();
+            let table = shared.cache.storages();
+            let Some(place) = table.find_id(self.storage()) else { return Err(gone(self.storage())) };
+            let descriptor = table.at(place);
+            if self.commit.mode == CommitMode::Adopt {
+                self.commit.summary.blocks.iter().for_each(|stub| descriptor.note_block(stub.block));
+            }
+            let highest = self.commit.summary.values.iter().map(|value| value.value).max().unwrap_or_default();
+            descriptor.next_value.fetch_max(highest + 1, Ordering::AcqRel);
+            let mut batch = shared.store.batch();
+            for value in &self.commit.summary.values {
+                let older = shared.store.value_stub(self.storage(), value.value)?;
+                if self.replaces(older.as_ref()) {
+                    batch.put_stub(value_key(self.storage(), value.value), &value.to_bytes());
+                    self.older.insert(value.value, older.filter(|older| older.segment != value.segment));
+                }
+            }
+            batch.put_storage(&descriptor.info());
+            batch.put_segment(record)?;
+            // The file was announced, so that it would be deleted if it was never committed.
+            batch.remove_garbage(record.segment);
+            batch.write()?;
+            lock(&shared.cold.garbage).retain(|file| file.segment != record.segment);
+            shared.cold.add(&shared.cache, record.clone());
+            shared.cold.touch(self.storage());
+        }
+        shared.store.flush()
+    }
+
+    fn cool(&mut self) -> Result<()> {
+        let commit = self.commit;
+        for chunk in commit.summary.blocks.chunks(CHUNK) {
+            if self.shared.is_stopping() {
+                return Err(Error::new(ErrorKind::Unavailable, "the KalamDB engine stops"));
+            }
+            match &commit.mode {
+                CommitMode::Flush | CommitMode::Adopt => self.cool_chunk(chunk)?,
+                CommitMode::Replace(sources) => self.replace_chunk(chunk, sources)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn cool_chunk(&mut self, chunk: &[BlockStub]) -> Result<()> {
+        let shared = self.shared;
+        let _order = shared.cold.between_pages();
+        self.check_storage()?;
+        let mut candidates = Vec::with_capacity(chunk.len());
+        let mut batch = shared.store.batch();
+        let mut outcome = Vec::with_capacity(chunk.len());
+        for stub in chunk {
+            // Another segment's stub may lie below a page that has changed since and is not written yet.
+            let present = shared.store.block_stub(self.block_key(stub.block))?;
+            if present.is_some_and(|present| present.segment == stub.segment) {
+                outcome.push((stub.block, true));
+                continue;
+            }
+            let candidate = self.candidate(stub)?;
+            outcome.push((stub.block, candidate.is_some()));
+            match candidate {
+                Some(candidate) => candidates.push(candidate),
+                None => self.leave_values(stub.block, &mut batch),
+            }
+        }
+        for candidate in &candidates {
+            self.describe(candidate, &mut batch);
+        }
+        shared.cold.unflushed.store(true, Ordering::Release);
+        batch.write()?;
+        stop_point::reached("blocks cooled");
+        shared.cache.header().counters.blocks_cooled.fetch_add(candidates.len() as u64, Ordering::Relaxed);
+        for candidate in candidates {
+            self.turn_cold(candidate);
+        }
+        self.note(&outcome);
+        raise(&shared.cache.header().cleaned);
+        Ok(())
+    }
+
+    /// Keeps a block's pages from everybody if they are what was copied into the segment.
+    fn candidate<'c>(&'c self, stub: &'c BlockStub) -> Result<Option<Candidate<'c>>> {
+        let mut candidate = Candidate { stub, values: self.values_of(stub.block), kept: Vec::new() };
+        if !self.keep(self.block_key(stub.block), stub.lsn, &mut candidate.kept)? {
+            return Ok(None);
+        }
+        for value in candidate.values.iter().filter(|value| self.has_chunks(value)) {
+            if !self.keep(value_key(self.storage(), value.value), value.lsn, &mut candidate.kept)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(candidate))
+    }
+
+    fn keep(&self, key: PageKey, lsn: Lsn, kept: &mut Vec<ForCooling>) -> Result<bool> {
+        let Some(page) = self.shared.cache.keep_for_cooling(key, PAGE_PATIENCE) else { return Ok(false) };
+        let found = match &page {
+            ForCooling::Latched(guard) => {
+                let page = guard.page();
+                // A block that is cold already is nothing to flush; a value may move to another segment.
+                let is_cold_block = page.is_cold() && key.page.as_block().is_some();
+                (page.kind() != PageKind::Unused && !is_cold_block).then(|| page.lsn())
+            }
+            ForCooling::Reserved(_) => match (self.shared.store.page_lsn(key)?, key.page.as_overflow()) {
+                // A value that is cold already, in an older segment.
+                (None, Some((value, _))) => self.older.get(&value).and_then(|older| older.map(|older| older.lsn)),
+                (lsn, _) => lsn,
+            },
+        };
+        let is_cached = matches!(page, ForCooling::Latched(_));
+        kept.push(page);
+        Ok(match self.commit.mode {
+            CommitMode::Adopt => found.is_none() && !is_cached,
+            _ => found == Some(lsn),
+        })
+    }
+
+    /// Whether somebody may have seen a value before this commit; one that stood in its row has no chunks yet.
+    fn has_chunks(&self, value: &ValueStub) -> bool {
+        value.lsn != Lsn::INVALID || self.older.get(&value.value).is_some_and(Option::is_some)
+    }
+
+    /// Puts what a block's change is into the batch.
+    fn describe(&self, candidate: &Candidate<'_>, batch: &mut Batch<'_>) {
+        let key = self.block_key(candidate.stub.block);
+        batch.put_stub(key, &candidate.stub.to_bytes());
+        batch.remove_page(key);
+        for value in candidate.values.iter().filter(|value| self.has_chunks(value)) {
+            for chunk in 0..(value.length as usize).div_ceil(OVERFLOW_PAYLOAD).max(1) {
+                batch.remove_page(PageKey { page: PageNumber::overflow(value.value, chunk as u32), ..key });
+            }
+        }
+    }
+
+    /// Makes the pages in memory cold ones and lets everybody have them.
+    fn turn_cold(&self, candidate: Candidate<'_>) {
+        for page in candidate.kept {
+            if let ForCooling::Latched(mut guard) = page {
+                guard.turn_cold();
+            }
+        }
+        for value in candidate.values {
+            // Chunks that are in use are written as hot ones some time, which hides the segment's.
+            for chunk in 1..(value.length as usize).div_ceil(OVERFLOW_PAYLOAD) {
+                let key = PageKey { storage: self.storage(), page: PageNumber::overflow(value.value, chunk as u32) };
+                self.shared.cache.turn_cold_if_there(key);
+            }
+        }
+    }
+
+    /// Gives the values of a block that stays hot the stubs they had.
+    fn leave_values(&self, block: u32, batch: &mut Batch<'_>) {
+        // An earlier attempt may have made the block cold; changed since, it may still name values of this segment.
+        if self.is_repeated {
+            return;
+        }
+        for value in self.values_of(block) {
+            let key = value_key(self.storage(), value.value);
+            match self.older.get(&value.value) {
+                Some(Some(older)) => batch.put_stub(key, &older.to_bytes()),
+                Some(None) => batch.remove_stub(key),
+                None => {}
+            }
+        }
+    }
+
+    fn replace_chunk(&mut self, chunk: &[BlockStub], sources: &[u64]) -> Result<()> {
+        let shared = self.shared;
+        let _order = shared.cold.between_pages();
+        self.check_storage()?;
+        let mut batch = shared.store.batch();
+        let mut outcome = Vec::with_capacity(chunk.len());
+        for stub in chunk {
+            let key = self.block_key(stub.block);
+            let present = shared.store.block_stub(key)?;
+            let is_source = present.as_ref().is_some_and(|old| sources.contains(&old.segment) && old.lsn == stub.lsn);
+            if is_source {
+                batch.put_stub(key, &stub.to_bytes());
+            }
+            outcome.push((stub.block, is_source || present.is_some_and(|old| old.segment == stub.segment)));
+        }
+        shared.cold.unflushed.store(true, Ordering::Release);
+        batch.write()?;
+        stop_point::reached("blocks cooled");
+        self.note(&outcome);
+        Ok(())
+    }
+
+    fn check_storage(&self) -> Result<()> {
+        match self.shared.cache.storages().find_id(self.storage()) {
+            Some(_) => Ok(()),
+            None => Err(gone(self.storage())),
+        }
+    }
+
+    fn note(&mut self, outcome: &[(u32, bool)]) {
+        for &(block, cold) in outcome {
+            push_to_ranges(if cold { &mut self.result.cold } else { &mut self.result.left_out }, block);
+        }
+    }
+
+    /// A segment that nothing is read from goes again.
+    fn end(self, record: &SegmentRecord) -> Result<Committed> {
+        let cold = &self.shared.cold;
+        if matches!(self.commit.mode, CommitMode::Replace(_)) {
+            cold.sweep_wanted.store(true, Ordering::Release);
+        }
+        let mut result = self.result;
+        // Where nothing was taken back, values may be read from it even so.
+        let may_have_values = self.is_repeated || self.commit.mode != CommitMode::Flush;
+        result.kept = !result.cold.is_empty() || (may_have_values && !self.commit.summary.values.is_empty());
+        if !result.kept {
+            let _order = cold.between_pages();
+            let garbage = Garbage::of(record, now());
+            let mut batch = self.shared.store.batch();
+            batch.remove_segment(record);
+            batch.put_garbage(&garbage)?;
+            batch.write()?;
+            cold.remove(&self.shared.cache, record);
+            cold.add_garbage([garbage]);
+        } else {
+            self.shared.cache.header().counters.segments_added.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(result)
+    }
+}
+
+fn gone(storage: StorageId) -> Error {
+    Error::new(ErrorKind::StorageMissing, format!("storage {} is gone", storage.0))
+        .with_hint("The table was dropped, truncated or rewritten meanwhile.")
+}

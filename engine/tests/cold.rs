@@ -1,0 +1,418 @@
+//! Cold blocks: what becomes of their segments' files, and what a damaged, missing or slow file does to whom.
+
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges are what is compared")]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kalamdb_engine::cache::{Cache, LoadStatistics, WaitForever, load_statistics};
+use kalamdb_engine::cold::{CommitMode, FilePlace, LOCAL};
+use kalamdb_engine::engine::{Engine, EngineConfig};
+use kalamdb_engine::ids::{PageKey, StorageId};
+use kalamdb_engine::page::OVERFLOW_PAYLOAD;
+use kalamdb_engine::{Error, ErrorKind, Result};
+use support::cold::*;
+use support::*;
+
+const FRAMES: u32 = 128;
+
+/// A server in one process: its main loop is a thread.
+struct Server {
+    _serving: Serving,
+    engine: Arc<Engine>,
+    memory: Memory,
+    log: Arc<Log>,
+    directory: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Server {
+        let directory = scratch();
+        Server::start_in(directory)
+    }
+
+    fn start_in(directory: tempfile::TempDir) -> Server {
+        let log = Arc::new(Log::buffered(&directory.path().join("log")));
+        let memory = Memory::create(&directory.path().join("memory"), FRAMES);
+        let config = EngineConfig { ..config(&directory.path().join("store"), &log) };
+        let engine = Arc::new(recover(memory.cache, config, &log).unwrap());
+        Server { _serving: Serving::start(&engine, &log), engine, memory, log, directory }
+    }
+
+    /// Stops in order and starts again.
+    fn restart(self) -> Server {
+        let Server { _serving, engine, memory, log, directory } = self;
+        drop(_serving);
+        let end = log.position();
+        let wait = Flushing { cache: memory.cache, log: &log, patience: Patience::new() };
+        Arc::into_inner(engine).expect("nobody else has the engine").shutdown(end, &wait).unwrap();
+        drop(memory);
+        Server::start_in(directory)
+    }
+
+    fn segments(&self) -> PathBuf {
+        self.directory.path().join("kalamdb_segments")
+    }
+
+    fn job(&self) -> Job<'_> {
+        let store = self.directory.path().join("store");
+        Job { cache: self.memory.cache, log: &self.log, store, segments: self.segments(), wait: &WaitForever }
+    }
+
+    /// Makes a storage with `blocks` blocks whose rows all qualify.
+    fn table(&self, number: u64, blocks: u32) -> StorageId {
+        let id = create_storage(&self.memory.cache, &self.log, relation(number));
+        self.fill(id, blocks);
+        id
+    }
+
+    fn fill(&self, id: StorageId, blocks: u32) {
+        for block in 0..blocks {
+            insert_block(&self.memory.cache, &self.log, PageKey::block(id, block), 3, &WaitForever).unwrap();
+        }
+    }
+
+    fn read(&self, id: StorageId, block: u32) -> Result<bool> {
+        read_block(&self.memory.cache, id, block)
+    }
+
+    /// Drops all pages that nobody uses and that are stored from the cache.
+    fn empty_cache(&self) {
+        let ticket = self.engine.checkpoint(|| self.log.position());
+        self.engine.wait_complete(ticket, &WaitForever).unwrap();
+        self.memory.cache.discard(&|_| true);
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = fs::read_dir(self.segments()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    fn check(&self) {
+        self.log.flush();
+        Model::of(&self.log).check(&self.memory.cache, &WaitForever);
+    }
+}
+
+/// Whether a block is cold, if it can be read.
+fn read_block(cache: &Cache, id: StorageId, block: u32) -> Result<bool> {
+    let pin = cache.read(PageKey::block(id, block), &WaitForever)?;
+    let guard = pin.shared(&WaitForever)?;
+    Ok(guard.page().is_cold())
+}
+
+#[test]
+fn a_flushed_table_is_read_from_its_segment() {
+    let server = Server::start();
+    let id = server.table(1, 40);
+    let committed = server.job().flush_hot(id).unwrap().unwrap();
+    assert_eq!((committed.cold, committed.left_out, committed.kept), (vec![0..40], vec![], true));
+    assert_eq!(server.job().client().cold_ranges(id, 0).unwrap().entries, [0..40]);
+    assert_eq!(server.job().client().cold_ranges(id, 17).unwrap().entries, [17..40]);
+    // In the cache they are cold already.
+    assert!((0..40).all(|block| server.read(id, block).unwrap()));
+    server.empty_cache();
+    let before = load_statistics();
+    assert!((0..40).all(|block| server.read(id, block).unwrap()));
+    let took = load_statistics();
+    assert_eq!((took.cold_pages - before.cold_pages, took.segments_opened - before.segments_opened), (40, 1));
+    assert!(took.bytes_read > before.bytes_read && took.hot_pages == before.hot_pages);
+    server.check();
+    let table = server.memory.cache.storages();
+    let descriptor = table.at(table.find_id(id).unwrap());
+    assert_eq!(descriptor.segments.load(Ordering::SeqCst), 1);
+    assert_eq!(descriptor.segment_bytes.load(Ordering::SeqCst), fs::metadata(&server.files()[0]).unwrap().len());
+    // Nothing is hot any more, so there is nothing to flush.
+    assert!(server.job().flush_hot(id).unwrap().is_none());
+
+    let server = server.restart();
+    assert!((0..40).all(|block| server.read(id, block).unwrap()));
+    server.check();
+}
+
+#[test]
+fn a_changed_block_stays_hot_and_goes_with_the_next_flush() {
+    let server = Server::start();
+    let id = server.table(1, 10);
+    server.job().flush_hot(id).unwrap();
+    let cache = server.memory.cache;
+    delete_row(&cache, &server.log, PageKey::block(id, 4), 2, 900, &WaitForever).unwrap();
+    assert!(!server.read(id, 4).unwrap());
+    server.check();
+    server.empty_cache();
+    assert!(!server.read(id, 4).unwrap() && server.read(id, 3).unwrap());
+    assert_eq!(server.job().client().cold_ranges(id, 0).unwrap().entries, [0..4, 5..10]);
+    assert_eq!(cache.header().counters.blocks_thawed.load(Ordering::SeqCst), 1);
+    // The deletion is undone, the next flush takes the block: not written back yet, its old stub lies below.
+    delete_row(&cache, &server.log, PageKey::block(id, 4), 2, 0, &WaitForever).unwrap();
+    delete_row(&cache, &server.log, PageKey::block(id, 5), 1, 900, &WaitForever).unwrap();
+    delete_row(&cache, &server.log, PageKey::block(id, 5), 1, 0, &WaitForever).unwrap();
+    assert_eq!(server.job().flush_hot(id).unwrap().unwrap().cold, [4..6]);
+    let uses: Vec<(u64, u64)> =
+        server.job().client().segment_uses(id).unwrap().iter().map(|used| (used.blocks, used.rows)).collect();
+    assert_eq!(uses, [(8, 24), (2, 6)]);
+    server.empty_cache();
+    server.check();
+}
+
+/// A value of several chunks, which do not repeat.
+fn long_value(seed: u64) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    (0..2 * OVERFLOW_PAYLOAD + 700).map(|_| random.below(256) as u8).collect()
+}
+
+#[test]
+fn large_values_go_with_their_block_and_outlive_changes_of_it() {
+    let server = Server::start();
+    let id = create_storage(&server.memory.cache, &server.log, relation(1));
+    let (cache, log) = (server.memory.cache, &server.log);
+    for value in 1..4 {
+        insert_value(&cache, log, PageKey::block(id, value - 1), value, &long_value(value.into()), &WaitForever).unwrap();
+    }
+    let values = |server: &Server| -> Vec<u32> {
+        server.job().client().value_stubs(id, 0).unwrap().entries.iter().map(|stub| stub.value).collect()
+    };
+    // The value of the middle block changes while the segment is written: it stays hot, and its block with it.
+    let committed = server
+        .job()
+        .flush_after(id, CommitMode::Flush, &mut is_eligible, &mut || {
+            set_references(&cache, log, id, 2, 2, &WaitForever).unwrap();
+        })
+        .unwrap()
+        .unwrap();
+    assert_eq!((committed.cold, committed.left_out), (vec![0..1, 2..3], vec![1..2]));
+    assert_eq!(values(&server), [1, 3]);
+    server.empty_cache();
+    server.check();
+    // A cold value gets a second reference: its first chunk is hot, the others are not.
+    set_references(&cache, log, id, 3, 2, &WaitForever).unwrap();
+    server.empty_cache();
+    server.check();
+    // Its block is changed and flushed again: the value goes into the new segment, with its count.
+    delete_row(&cache, log, PageKey::block(id, 2), 1, 900, &WaitForever).unwrap();
+    delete_row(&cache, log, PageKey::block(id, 2), 1, 0, &WaitForever).unwrap();
+    assert_eq!(server.job().flush_hot(id).unwrap().unwrap().cold, [1..3]);
+    assert_eq!(values(&server), [1, 2, 3]);
+    server.empty_cache();
+    server.check();
+    // Both blocks of the first segment go: their row is deleted, its value freed.
+    delete_row(&cache, log, PageKey::block(id, 0), 1, 900, &WaitForever).unwrap();
+    set_references(&cache, log, id, 1, 0, &WaitForever).unwrap();
+    server.empty_cache();
+    server.check();
+    assert_eq!(server.job().client().delete_unused().unwrap(), 1);
+    assert_eq!((values(&server), server.files().len()), (vec![2, 3], 1));
+    let server = server.restart();
+    server.check();
+    server.job().compact(id).unwrap();
+    server.job().client().delete_unused().unwrap();
+    assert_eq!((values(&server), server.files().len()), (vec![2, 3], 1));
+    server.empty_cache();
+    server.check();
+}
+
+#[test]
+fn a_page_that_changes_after_the_copy_is_left_out() {
+    let server = Server::start();
+    let id = server.table(1, 10);
+    let cache = server.memory.cache;
+    let mut changed = false;
+    let job = server.job();
+    // The first page changes after all are copied: the writer asks for the values of the last one at the earliest then.
+    let committed = job
+        .flush_after(id, CommitMode::Flush, &mut is_eligible, &mut || {
+            if !std::mem::replace(&mut changed, true) {
+                delete_row(&cache, &server.log, PageKey::block(id, 7), 1, 900, &WaitForever).unwrap();
+            }
+        })
+        .unwrap()
+        .unwrap();
+    assert_eq!((committed.cold, committed.left_out), (vec![0..7, 8..10], vec![7..8]));
+    assert!(!server.read(id, 7).unwrap());
+    server.empty_cache();
+    server.check();
+}
+
+#[test]
+fn compaction_puts_segments_together_and_their_files_go() {
+    let server = Server::start();
+    let id = server.table(1, 6);
+    let job = server.job();
+    for pair in 0..3u32 {
+        let wanted = pair * 2..pair * 2 + 2;
+        let mut next = 0..6u32;
+        job.flush(id, CommitMode::Flush, true, &mut |_| next.next().is_some_and(|block| wanted.contains(&block))).unwrap();
+    }
+    assert_eq!(server.files().len(), 3);
+    let replaced = job.compact(id).unwrap().unwrap();
+    assert_eq!((replaced.cold, replaced.left_out), (vec![0..6], vec![]));
+    assert_eq!(server.files().len(), 4);
+    assert_eq!(job.client().delete_unused().unwrap(), 3);
+    assert_eq!(server.files().len(), 1);
+    assert_eq!(job.client().segments(id, 0).unwrap().entries.len(), 1);
+    server.empty_cache();
+    server.check();
+    assert_eq!(server.memory.cache.header().counters.segments_deleted.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn files_are_kept_for_their_retention() {
+    let server = Server::start();
+    let id = server.table(1, 6);
+    server.memory.cache.header().segment_retention.store(1 << 40, Ordering::SeqCst);
+    server.job().flush_hot(id).unwrap();
+    server.job().compact(id).unwrap();
+    assert_eq!(server.job().client().delete_unused().unwrap(), 0);
+    assert_eq!(server.files().len(), 2);
+    let server = server.restart();
+    server.memory.cache.header().segment_retention.store(0, Ordering::SeqCst);
+    server.job().client().delete_unused().unwrap();
+    assert_eq!(server.files().len(), 1);
+    server.check();
+}
+
+#[test]
+fn the_files_of_a_purged_storage_go() {
+    let server = Server::start();
+    let (gone, kept) = (server.table(1, 6), server.table(2, 6));
+    server.job().flush_hot(gone).unwrap();
+    server.job().flush_hot(kept).unwrap();
+    server.log.flush();
+    server.engine.purge(gone);
+    let ticket = server.engine.checkpoint(|| server.log.position());
+    server.engine.wait_complete(ticket, &WaitForever).unwrap();
+    server.job().client().delete_unused().unwrap();
+    assert_eq!(server.files().len(), 1);
+    assert_eq!(server.job().client().segments(gone, 0).unwrap().entries.len(), 0);
+    assert!((0..6).all(|block| server.read(kept, block).unwrap()));
+    // A storage that goes while its segment is written.
+    let late = server.table(3, 6);
+    let engine = Arc::clone(&server.engine);
+    let error = server.job().flush_after(late, CommitMode::Flush, &mut is_eligible, &mut || engine.purge(late)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageMissing);
+}
+
+#[test]
+fn files_that_nobody_commits_go() {
+    let server = Server::start();
+    let id = server.table(1, 4);
+    let job = server.job();
+    // Announced, then not committed; and one that the job gives up itself.
+    job.flush(id, CommitMode::Flush, false, &mut is_eligible).unwrap();
+    assert_eq!(server.files().len(), 1);
+    let path = "segment-1-99-0000000a.parquet".to_owned();
+    fs::write(server.segments().join(&path), b"x").unwrap();
+    let place = FilePlace { database: 5, location: LOCAL.to_owned(), path };
+    job.client().drop_unused_file(place).unwrap();
+    assert_eq!(server.files().len(), 1);
+    job.flush_hot(id).unwrap();
+    let used = job.client().segments(id, 0).unwrap().entries.remove(0).place;
+    job.client().drop_unused_file(used).unwrap();
+    assert_eq!(server.files().len(), 2);
+    // Files of others are left alone.
+    fs::write(server.segments().join("notes.txt"), b"x").unwrap();
+    let old = server.segments().join("segment-1-98-0000000b.parquet");
+    fs::write(&old, b"x").unwrap();
+    let hours = std::time::Duration::from_secs(7200);
+    fs::File::options().write(true).open(&old).unwrap().set_modified(std::time::SystemTime::now() - hours).unwrap();
+    let server = server.restart();
+    server.job().client().delete_unused().unwrap();
+    assert_eq!(server.files().len(), 2, "{:?}", server.files());
+    assert!((0..4).all(|block| server.read(id, block).unwrap()));
+    assert_eq!(server.job().client().location_uses(5, LOCAL).unwrap(), 1);
+}
+
+#[test]
+fn a_damaged_or_missing_file_costs_its_rows_only_and_is_named() {
+    let server = Server::start();
+    let (broken, whole) = (server.table(1, 4), server.table(2, 4));
+    server.job().flush_hot(broken).unwrap();
+    let file = server.files().remove(0);
+    server.job().flush_hot(whole).unwrap();
+    server.empty_cache();
+    let aside = server.directory.path().join("aside");
+    fs::rename(&file, &aside).unwrap();
+    let error = server.read(broken, 2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageMissing, "{error}");
+    let segment = server.job().client().segments(broken, 0).unwrap().entries[0].segment;
+    let expected = format!("could not read block 2 of storage {} from segment {segment}", broken.0);
+    assert_eq!(error.message(), expected);
+    assert!(error.detail().unwrap().contains(file.file_name().unwrap().to_str().unwrap()), "{error}");
+    assert!(error.hint().is_some());
+    assert!((0..4).all(|block| server.read(whole, block).unwrap()));
+    // Cut short.
+    fs::write(&file, b"PAR1").unwrap();
+    let error = server.read(broken, 2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    // Back again.
+    fs::rename(&aside, &file).unwrap();
+    assert!((0..4).all(|block| server.read(broken, block).unwrap()));
+    assert!(server.engine.take_messages().iter().any(|line| line.contains(&expected)));
+    server.check();
+}
+
+#[test]
+fn a_slow_file_holds_up_nobody_else() {
+    let server = Server::start();
+    let (slow, hot) = (server.table(1, 12), server.table(2, 12));
+    server.job().flush_hot(slow).unwrap();
+    let file = server.files().remove(0);
+    server.empty_cache();
+    let aside = server.directory.path().join("aside");
+    fs::rename(&file, &aside).unwrap();
+    // Opening a pipe without a writer waits.
+    make_pipe(&file);
+    let cache = server.memory.cache;
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..12).map(|block| scope.spawn(move || read_block(&cache, slow, block))).collect();
+        while server.memory.cache.header().counters.loads.load(Ordering::SeqCst) < 12 {
+            std::thread::yield_now();
+        }
+        for _ in 0..3 {
+            assert!((0..12).all(|block| !server.read(hot, block).unwrap()));
+            server.empty_cache();
+        }
+        assert!(readers.iter().all(|reader| !reader.is_finished()));
+        // What comes out of the pipe is no segment.
+        fs::rename(&file, server.directory.path().join("pipe")).unwrap();
+        fs::rename(&aside, &file).unwrap();
+        drop(fs::File::options().write(true).open(server.directory.path().join("pipe")).unwrap());
+        for reader in readers {
+            match reader.join().unwrap() {
+                Ok(cold) => assert!(cold),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
+            }
+        }
+    });
+    assert!((0..12).all(|block| server.read(slow, block).unwrap()));
+    server.check();
+}
+
+#[test]
+fn a_commit_that_cannot_be_is_refused_and_changes_nothing() {
+    let server = Server::start();
+    let id = server.table(1, 4);
+    let job = server.job();
+    let refused = |change: &dyn Fn(&mut kalamdb_engine::cold::CommitSegment)| -> Error {
+        let mut commit = job.written(id, CommitMode::Flush, &mut is_eligible).unwrap().unwrap();
+        change(&mut commit);
+        job.client().commit_segment(commit).unwrap_err()
+    };
+    let missing = refused(&|commit| commit.place.path = "segment-1-1-00000000.parquet".to_owned());
+    assert_eq!(missing.kind(), ErrorKind::StorageMissing, "{missing}");
+    assert_eq!(refused(&|commit| commit.place.path = "../x".to_owned()).kind(), ErrorKind::InvalidInput);
+    assert_eq!(refused(&|commit| commit.summary.blocks.reverse()).kind(), ErrorKind::InvalidInput);
+    assert_eq!(refused(&|commit| commit.summary.blocks[0].segment += 1).kind(), ErrorKind::InvalidInput);
+    assert_eq!(refused(&|commit| commit.summary.blocks.clear()).kind(), ErrorKind::InvalidInput);
+    assert_eq!(refused(&|commit| commit.summary.bytes += 1).kind(), ErrorKind::Corrupt);
+    assert_eq!(refused(&|commit| commit.storage = StorageId(77)).kind(), ErrorKind::Corrupt);
+    assert!((0..4).all(|block| !server.read(id, block).unwrap()));
+    assert_eq!(job.client().segments(id, 0).unwrap().entries.len(), 0);
+    assert_eq!(load_statistics(), LoadStatistics::default());
+    server.check();
+}

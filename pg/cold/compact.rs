@@ -1,0 +1,206 @@
+//! Compaction: writes what is still read from small or outdated segments into new ones.
+//!
+//! A segment keeps its rows for ever. What a change has thawed is still in the file, and nobody reads it; compaction leaves it behind,
+//! which also erases rows that were deleted. Blocks and TIDs stay.
+
+use std::collections::{BTreeMap, HashMap};
+
+use kalamdb_engine::cold::{Client, CommitMode, SegmentRecord, SegmentUse};
+use kalamdb_engine::page::PAGE_SIZE;
+use pgrx::pg_sys;
+
+use super::eligible::Examiner;
+use super::flush::FlushOptions;
+use super::output::Output;
+use super::pace::Pace;
+use super::place::Target;
+use super::table::Table;
+use super::{Outcome, Progress, columns};
+use crate::error::OrRaise;
+use crate::ffi::interrupts::check_for_interrupts;
+use crate::history;
+use crate::tableam::storage::Storage;
+
+/// How a compaction goes about it.
+#[derive(Clone)]
+pub struct CompactOptions {
+    /// As for a flush.
+    pub flush: FlushOptions,
+    /// Segments shorter than this are merged with others.
+    pub small_bytes: u64,
+    /// So many small segments of a partition are worth it.
+    pub least_small: usize,
+    /// A segment is written anew when so large a share of its rows, in percent, is not read from it any more.
+    pub stale_percent: u64,
+}
+
+impl Default for CompactOptions {
+    fn default() -> CompactOptions {
+        CompactOptions { flush: FlushOptions::default(), small_bytes: 32 << 20, least_small: 4, stale_percent: 30 }
+    }
+}
+
+/// Merges small segments of a table and writes those anew of which much is outdated.
+pub fn compact_relation(relation: pg_sys::Oid, options: &CompactOptions, progress: &mut dyn Progress) -> Outcome {
+    let Some(table) = Table::open(relation, options.flush.lock_patience) else {
+        return Outcome { gone: true, ..Outcome::default() };
+    };
+    let chosen = choose(&table, options);
+    let outcome = Compaction::new(&table, &options.flush, progress).run(&chosen);
+    table.close();
+    outcome
+}
+
+/// Whether a compaction would find something to do.
+pub fn is_worthwhile(relation: pg_sys::Oid, options: &CompactOptions) -> bool {
+    let Some(table) = Table::open(relation, options.flush.lock_patience) else { return false };
+    let worthwhile = !choose(&table, options).is_empty();
+    table.close();
+    worthwhile
+}
+
+/// Erases deleted rows for good: those that `kalam.history` shows and that were deleted before a time, and every copy that segments still
+/// have of a row that is not read from them.
+pub fn erase_expired(relation: pg_sys::Oid, before: pg_sys::TimestampTz, progress: &mut dyn Progress) -> Outcome {
+    history::erase(relation, before);
+    let options = CompactOptions {
+        least_small: usize::MAX,
+        stale_percent: 0,
+        flush: FlushOptions::of_table(relation),
+        ..CompactOptions::default()
+    };
+    compact_relation(relation, &options, progress)
+}
+
+/// Every segment of a storage, and how much of it is still read.
+pub fn segments_of(storage: &Storage, client: &Client<'_>) -> (Vec<SegmentRecord>, HashMap<u64, SegmentUse>) {
+    let uses = client.segment_uses(storage.id).or_raise().into_iter().map(|used| (used.segment, used)).collect();
+    let mut found = Vec::new();
+    let mut next = Some(0);
+    while let Some(after) = next {
+        let page = client.segments(storage.id, after).or_raise();
+        found.extend(page.entries);
+        next = page.next;
+        check_for_interrupts();
+    }
+    (found, uses)
+}
+
+/// The segments to write anew, by partition.
+fn choose(table: &Table, options: &CompactOptions) -> BTreeMap<u32, Vec<u64>> {
+    let (records, uses) = segments_of(&table.storage, &table.client());
+    let mut small: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    let mut chosen: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    for record in records {
+        let read = uses.get(&record.segment).map_or(0, |used| used.rows);
+        let stale = record.rows.saturating_sub(read);
+        if stale > 0 && stale * 100 >= record.rows * options.stale_percent {
+            chosen.entry(record.partition).or_default().push(record.segment);
+        } else if record.bytes < options.small_bytes {
+            small.entry(record.partition).or_default().push(record.segment);
+        }
+    }
+    for (partition, segments) in small {
+        if segments.len() >= options.least_small {
+            chosen.entry(partition).or_default().extend(segments);
+        }
+    }
+    chosen
+}
+
+struct Compaction<'a> {
+    table: &'a Table,
+    options: &'a FlushOptions,
+    examiner: Examiner,
+    pace: Pace,
+    progress: &'a mut dyn Progress,
+    outcome: Outcome,
+    copied: (u64, u64),
+}
+
+impl<'a> Compaction<'a> {
+    fn new(table: &'a Table, options: &'a FlushOptions, progress: &'a mut dyn Progress) -> Compaction<'a> {
+        Compaction {
+            table,
+            options,
+            examiner: Examiner::new(table.rel),
+            pace: Pace::new(),
+            progress,
+            outcome: Outcome::default(),
+            copied: (0, 0),
+        }
+    }
+
+    fn run(mut self, chosen: &BTreeMap<u32, Vec<u64>>) -> Outcome {
+        if chosen.is_empty() {
+            return self.outcome;
+        }
+        let blocks = self.blocks_of(chosen);
+        let total: usize = blocks.values().map(Vec::len).sum();
+        self.progress.total(0, total as u64 * PAGE_SIZE as u64);
+        for (partition, blocks) in &blocks {
+            self.rewrite(*partition, &chosen[partition], blocks);
+            if self.outcome.yielded {
+                break;
+            }
+        }
+        self.outcome
+    }
+
+    /// The blocks that are read from the chosen segments.
+    fn blocks_of(&self, chosen: &BTreeMap<u32, Vec<u64>>) -> BTreeMap<u32, Vec<u32>> {
+        let client = self.table.client();
+        let mut blocks: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let page = client.block_stubs(self.table.storage.id, from).or_raise();
+            for stub in page.entries {
+                if chosen.get(&stub.partition).is_some_and(|segments| segments.contains(&stub.segment)) {
+                    blocks.entry(stub.partition).or_default().push(stub.block);
+                }
+            }
+            next = page.next;
+            check_for_interrupts();
+        }
+        blocks
+    }
+
+    fn rewrite(&mut self, partition: u32, segments: &[u64], blocks: &[u32]) {
+        let schema = columns::describe(self.table.rel, self.options.bloom_columns.as_deref());
+        let write = self.options.write_options(self.table);
+        let mut output: Option<Output<'a>> = None;
+        let mut target = None;
+        for &block in blocks {
+            self.pace.work(PAGE_SIZE);
+            let Some(pin) = self.examiner.copy_cold(self.table, block).or_raise() else { continue };
+            if target.is_none() {
+                target = Some(Target::of(self.table, self.options.storage.as_deref(), self.examiner.page()));
+            }
+            let current = match &mut output {
+                Some(current) => current,
+                None => output.insert(Output::begin(self.table, &schema, &write, partition).or_raise()),
+            };
+            let added = current.add(block, self.examiner.page());
+            drop(pin);
+            added.or_raise();
+            self.copied.0 += self.examiner.page().versions().count() as u64;
+            self.copied.1 += PAGE_SIZE as u64;
+            self.progress.done(self.copied.0, self.copied.1);
+            let wanted = self.table.is_wanted();
+            if wanted || output.as_ref().is_some_and(|output| output.bytes() >= self.options.segment_bytes) {
+                self.commit(output.take(), target.as_ref(), segments);
+            }
+            if wanted {
+                self.outcome.yielded = true;
+                return;
+            }
+        }
+        self.commit(output, target.as_ref(), segments);
+    }
+
+    fn commit(&mut self, output: Option<Output<'a>>, target: Option<&Target>, replaced: &[u64]) {
+        let (Some(output), Some(target)) = (output, target) else { return };
+        let stored = output.commit(target, CommitMode::Replace(replaced.to_vec())).or_raise();
+        self.outcome.note(&stored);
+    }
+}

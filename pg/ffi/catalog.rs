@@ -1,0 +1,154 @@
+//! Looking things up in Postgres' catalogs.
+
+#![allow(non_snake_case, reason = "names of functions are Postgres'")]
+
+use std::ffi::{CStr, c_char};
+
+use pgrx::pg_sys;
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" {
+    #[cfg(feature = "pg15")]
+    fn RelidByRelfilenode(tablespace: pg_sys::Oid, relnumber: pg_sys::Oid) -> pg_sys::Oid;
+    #[cfg(not(feature = "pg15"))]
+    fn RelidByRelfilenumber(tablespace: pg_sys::Oid, relnumber: pg_sys::Oid) -> pg_sys::Oid;
+}
+
+/// The relation of this database to which a main fork belongs; invalid if there is none that the transaction sees.
+pub fn relation_of_file(tablespace: u32, relnumber: u32) -> pg_sys::Oid {
+    // SAFETY: looks into catalogs in an open transaction.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        {
+            RelidByRelfilenode(tablespace.into(), relnumber.into())
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            RelidByRelfilenumber(tablespace.into(), relnumber.into())
+        }
+    }
+}
+
+/// What a relation is called and whose it is.
+pub struct RelationInfo {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its owner.
+    pub owner: pg_sys::Oid,
+}
+
+/// Runs a function on a relation, locked against being dropped; none if it does not exist.
+pub fn with_relation<R>(relation: pg_sys::Oid, run: impl FnOnce(pg_sys::Relation) -> R) -> Option<R> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: opened with a lock that the transaction keeps no longer than the call; after an ERROR the resource owner closes it.
+    unsafe {
+        let rel = pg_sys::try_relation_open(relation, lock);
+        if rel.is_null() {
+            return None;
+        }
+        let result = run(rel);
+        pg_sys::relation_close(rel, lock);
+        Some(result)
+    }
+}
+
+/// A relation's name, schema and owner without a lock on it; none if it is gone.
+pub fn relation_info(relation: pg_sys::Oid) -> Option<RelationInfo> {
+    // SAFETY: the tuple is read before it is released; a class tuple is a struct of that type.
+    let (name, schema, owner) = unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relation.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let class = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let found = (text_of((*class).relname.data.as_ptr()), (*class).relnamespace, (*class).relowner);
+        pg_sys::ReleaseSysCache(tuple);
+        found
+    };
+    // SAFETY: gives an allocated string or null.
+    let schema = unsafe { take_text(pg_sys::get_namespace_name(schema)) }?;
+    Some(RelationInfo { oid: relation, schema, name, owner })
+}
+
+/// Whether the current user owns a relation or has its owner's rights.
+pub fn is_owner_of(relation: pg_sys::Oid) -> bool {
+    // SAFETY: looks into catalogs in an open transaction.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        #[cfg(feature = "pg15")]
+        {
+            pg_sys::pg_class_ownercheck(relation, user)
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user)
+        }
+    }
+}
+
+/// Whether the current user owns a database or has its owner's rights.
+pub fn is_owner_of_database(database: pg_sys::Oid) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        #[cfg(feature = "pg15")]
+        {
+            pg_sys::pg_database_ownercheck(database, user)
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, user)
+        }
+    }
+}
+
+/// A copy of a terminated string.
+///
+/// # Safety
+/// The pointer is valid.
+pub unsafe fn text_of(text: *const c_char) -> String {
+    // SAFETY: see above.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+/// A copy of an allocated string, which is freed; none for null.
+///
+/// # Safety
+/// The pointer is null or was allocated by Postgres.
+pub unsafe fn take_text(text: *mut c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: see above.
+    unsafe {
+        let copy = text_of(text);
+        pg_sys::pfree(text.cast());
+        Some(copy)
+    }
+}
+
+/// Runs a function with the rights of the bootstrap superuser and a search path that nobody else can write to.
+///
+/// An ERROR in it ends the subtransaction at least, and Postgres itself takes both back then.
+pub fn as_superuser<R>(run: impl FnOnce() -> R) -> R {
+    let mut user = pg_sys::InvalidOid;
+    let mut context = 0;
+    // SAFETY: what is saved is set again below; the nesting level undoes the setting.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
+        let local = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+        pg_sys::SetUserIdAndSecContext(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), local);
+        let level = pg_sys::NewGUCNestLevel();
+        let (source, action) = (pg_sys::GucSource::PGC_S_SESSION, pg_sys::GucAction::GUC_ACTION_SAVE);
+        let path = c"pg_catalog, pg_temp".as_ptr();
+        pg_sys::set_config_option(c"search_path".as_ptr(), path, pg_sys::GucContext::PGC_USERSET, source, action, true, 0, false);
+        let result = run();
+        pg_sys::AtEOXact_GUC(true, level);
+        pg_sys::SetUserIdAndSecContext(user, context);
+        result
+    }
+}

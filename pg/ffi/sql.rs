@@ -1,0 +1,33 @@
+//! Statements that the extension runs itself, with texts for parameters and columns.
+//!
+//! Postgres converts the texts. The statements run a few times a second at most; what is hot does not come here.
+
+use pgrx::Spi;
+use pgrx::datum::DatumWithOid;
+
+use crate::error::{OrRaise, SqlError};
+
+/// A row: its columns as texts.
+pub type Row = Vec<Option<String>>;
+
+/// Runs a statement whose parameters and columns are texts.
+pub fn query(statement: &str, arguments: &[Option<&str>]) -> Vec<Row> {
+    let arguments: Vec<DatumWithOid> = arguments.iter().map(|text| DatumWithOid::from(*text)).collect();
+    Spi::connect_mut(|client| {
+        let table = client.update(statement, None, &arguments)?;
+        let columns = if table.is_empty() { 0 } else { table.columns().unwrap_or(0) };
+        table.map(|row| (1..=columns).map(|column| row.get::<String>(column)).collect()).collect::<pgrx::spi::Result<Vec<Row>>>()
+    })
+    .map_err(SqlError::from_spi)
+    .or_raise()
+}
+
+/// The one text that a statement gives.
+pub fn query_one(statement: &str, arguments: &[Option<&str>]) -> Option<String> {
+    query(statement, arguments).into_iter().next().and_then(|row| row.into_iter().next().flatten())
+}
+
+/// A column of a row.
+pub fn text(row: &Row, column: usize) -> Option<&str> {
+    row.get(column).and_then(|value| value.as_deref())
+}

@@ -1,0 +1,222 @@
+//! What CREATE TABLE, ALTER TABLE and CREATE INDEX mean for user tables: a column `_user_id`, and keys that begin with it.
+//!
+//! The statements are changed before they run: by the hook for utility statements, and by an event trigger for the first statement
+//! of a session that has not loaded the library yet. Doing it twice does no harm. The access method itself refuses tables without
+//! the column and unique indexes that do not begin with it, should both have been passed by.
+
+mod columns;
+mod keys;
+
+use std::ffi::{CStr, c_char};
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::context::{enter_utility, leave_utility, work_on_whole_tables};
+use super::is_user_table;
+use crate::error::{SqlError, raise};
+use crate::tableam;
+
+static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
+
+/// Installs the hook; once per process.
+pub fn init() {
+    // SAFETY: hooks are chained while the library is loaded, by the process' only thread; the function stays loaded.
+    unsafe {
+        PREVIOUS = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+    }
+}
+
+/// Runs a utility statement. Without a guard, like the executor's hooks: errors jump over this frame.
+#[allow(clippy::too_many_arguments, reason = "the signature is Postgres'")]
+unsafe extern "C-unwind" fn process_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    dest: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: a parsed statement; the arguments are passed on as they came, but for a copy of the tree in place of a read-only one.
+    unsafe {
+        let (statement, read_only_tree) = if changes((*statement).utilityStmt) {
+            (prepare_statement(statement, read_only_tree), false)
+        } else {
+            (statement, read_only_tree)
+        };
+        let before = enter_utility(works_on_whole_tables((*statement).utilityStmt));
+        let run = PREVIOUS.unwrap_or(unguarded::standard_ProcessUtility);
+        run(statement, text, read_only_tree, context, params, environment, dest, completion);
+        leave_utility(before);
+    }
+}
+
+#[allow(non_snake_case, reason = "the name is Postgres'")]
+mod unguarded {
+    use super::{c_char, pg_sys};
+
+    unsafe extern "C-unwind" {
+        pub fn standard_ProcessUtility(
+            statement: *mut pg_sys::PlannedStmt,
+            query: *const c_char,
+            read_only_tree: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            params: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            dest: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
+    }
+}
+
+/// The node behind a pointer, if it is one of that kind.
+macro_rules! cast {
+    ($node:expr, $tag:ident, $type:ident) => {
+        if (*$node).type_ == pg_sys::NodeTag::$tag { Some(&mut *$node.cast::<pg_sys::$type>()) } else { None }
+    };
+}
+use cast;
+
+/// Whether a statement may have to be changed.
+unsafe fn changes(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::NodeTag::*;
+    // SAFETY: every node begins with its tag.
+    let tag = unsafe { (*node).type_ };
+    matches!(tag, T_CreateStmt | T_AlterTableStmt | T_IndexStmt | T_RenameStmt | T_CreateTableAsStmt | T_ClusterStmt)
+}
+
+/// Whether a statement scans and writes tables on behalf of everybody who has rows there. Queries that it runs have their own user.
+unsafe fn works_on_whole_tables(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::NodeTag::*;
+    // SAFETY: every node begins with its tag.
+    let tag = unsafe { (*node).type_ };
+    matches!(
+        tag,
+        T_AlterTableStmt
+            | T_AlterDomainStmt
+            | T_AlterTypeStmt
+            | T_CreateDomainStmt
+            | T_CreateStmt
+            | T_IndexStmt
+            | T_ReindexStmt
+            | T_ClusterStmt
+            | T_VacuumStmt
+            | T_AlterTableMoveAllStmt
+    )
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn prepare_statement(
+    statement: *mut pg_sys::PlannedStmt,
+    read_only_tree: bool,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: a parsed statement, copied where it must not be changed.
+    unsafe {
+        let statement =
+            if read_only_tree { pg_sys::copyObjectImpl(statement.cast()).cast::<pg_sys::PlannedStmt>() } else { statement };
+        prepare((*statement).utilityStmt);
+        statement
+    }
+}
+
+/// Changes a statement about a user table; refuses what is not built.
+unsafe fn prepare(node: *mut pg_sys::Node) {
+    // SAFETY: the tag says which struct it is; the tree may be changed.
+    unsafe {
+        if let Some(create) = cast!(node, T_CreateStmt, CreateStmt) {
+            columns::prepare_create(create);
+        } else if let Some(alter) = cast!(node, T_AlterTableStmt, AlterTableStmt) {
+            columns::prepare_alter(alter);
+        } else if let Some(index) = cast!(node, T_IndexStmt, IndexStmt) {
+            keys::prepare_index(index);
+        } else if let Some(rename) = cast!(node, T_RenameStmt, RenameStmt) {
+            columns::check_rename(rename);
+        } else if let Some(create) = cast!(node, T_CreateTableAsStmt, CreateTableAsStmt) {
+            columns::refuse_create_as(create);
+        } else if let Some(cluster) = cast!(node, T_ClusterStmt, ClusterStmt) {
+            keys::check_cluster(cluster);
+        }
+    }
+}
+
+/// The event trigger at the start of a statement about tables.
+///
+/// It does what the hook has done already, unless this very call has loaded the library.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn kalam_prepare_ddl(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: Postgres calls it with the event's data; everybody else is refused.
+    unsafe {
+        let event = (*call).context.cast::<pg_sys::EventTriggerData>();
+        if event.is_null() || (*event).type_ != pg_sys::NodeTag::T_EventTriggerData {
+            raise(SqlError::prerequisite("kalam.prepare_ddl() is called by an event trigger only"));
+        }
+        let node = (*event).parsetree;
+        if changes(node) {
+            prepare(node);
+        }
+        if works_on_whole_tables(node) {
+            work_on_whole_tables();
+        }
+    }
+    pg_sys::Datum::from(0)
+}
+
+/// Describes the calling convention of the event trigger's function to Postgres.
+#[unsafe(no_mangle)]
+#[doc(hidden)]
+pub extern "C" fn pg_finfo_kalam_prepare_ddl() -> &'static pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+/// A text that Postgres can keep as long as the statement.
+fn text(name: &CStr) -> *mut c_char {
+    // SAFETY: copies the text into the current memory context.
+    unsafe { pg_sys::pstrdup(name.as_ptr()) }
+}
+
+unsafe fn name_of<'n>(name: *const c_char) -> &'n CStr {
+    // SAFETY: the caller's name ends with a zero byte or is missing.
+    unsafe { if name.is_null() { c"" } else { CStr::from_ptr(name) } }
+}
+
+/// The access method's routine behind a name, if it is one of a table.
+unsafe fn is_partitioned_method(name: &CStr) -> bool {
+    // SAFETY: looks into the catalog's cache.
+    unsafe {
+        let method = pg_sys::get_am_oid(name.as_ptr(), true);
+        if method == pg_sys::InvalidOid {
+            return false;
+        }
+        let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AMOID as i32, method.into());
+        if row.is_null() {
+            return false;
+        }
+        let form = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_am>();
+        let (kind, handler) = (form.amtype as u8, form.amhandler);
+        pg_sys::ReleaseSysCache(row);
+        kind == pg_sys::AMTYPE_TABLE && tableam::is_partitioned_routine(pg_sys::GetTableAmRoutine(handler))
+    }
+}
+
+/// The table that a statement is about, if it is a user table that exists.
+unsafe fn user_table(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    // SAFETY: a parsed name; the statement itself takes the lock, and looks the name up again.
+    unsafe {
+        if range.is_null() {
+            return None;
+        }
+        let flags = pg_sys::RVROption::RVR_MISSING_OK;
+        let table = pg_sys::RangeVarGetRelidExtended(range, pg_sys::NoLock as i32, flags, None, std::ptr::null_mut());
+        let kind = if table == pg_sys::InvalidOid { 0 } else { pg_sys::get_rel_relkind(table) as u8 };
+        (kind == pg_sys::RELKIND_RELATION && is_user_table(table).is_some()).then_some(table)
+    }
+}
+
+#[cold]
+fn unsupported(message: impl Into<String>) -> SqlError {
+    SqlError::unsupported(message)
+}

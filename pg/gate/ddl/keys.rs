@@ -1,0 +1,223 @@
+//! Keys of user tables: unique for each user, so their indexes begin with `_user_id`; foreign keys stay within a user's rows.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys;
+
+use super::super::USER_COLUMN;
+use super::super::planner::nodes;
+use super::{name_of, text, unsupported, user_table};
+use crate::error::{SqlError, raise};
+
+unsafe fn index_column() -> *mut pg_sys::IndexElem {
+    // SAFETY: a node of zeroes, with its tag; zero is the default order.
+    unsafe {
+        let element = pg_sys::palloc0(size_of::<pg_sys::IndexElem>()).cast::<pg_sys::IndexElem>();
+        (*element).type_ = pg_sys::NodeTag::T_IndexElem;
+        (*element).name = text(USER_COLUMN);
+        element
+    }
+}
+
+unsafe fn is_user(element: *const pg_sys::IndexElem) -> bool {
+    // SAFETY: an element of a parsed index.
+    unsafe { name_of((*element).name) == USER_COLUMN }
+}
+
+/// Puts the column before those of a unique or btree index, so that the rows of a user stand together in it.
+pub unsafe fn prepare_index(index: &mut pg_sys::IndexStmt) {
+    // SAFETY: a parsed statement that may be changed.
+    unsafe {
+        let Some(table) = user_table(index.relation) else { return };
+        let is_btree = index.accessMethod.is_null() || name_of(index.accessMethod) == c"btree";
+        let separates = index.unique || !index.excludeOpNames.is_null();
+        let first = nodes::<pg_sys::IndexElem>(index.indexParams).next();
+        if index.indexParams.is_null() || first.is_some_and(|first| is_user(first)) || !(is_btree || separates) {
+            return;
+        }
+        if index.idxname.is_null() {
+            index.idxname = choose_name(index, table);
+        }
+        // An index that names the user further behind keeps that place free.
+        let mut columns = pg_sys::lappend(std::ptr::null_mut(), index_column().cast());
+        let mut operators = if index.excludeOpNames.is_null() {
+            std::ptr::null_mut()
+        } else {
+            pg_sys::lappend(std::ptr::null_mut(), equality().cast())
+        };
+        let mut old_operators = nodes::<pg_sys::List>(index.excludeOpNames);
+        for element in nodes::<pg_sys::IndexElem>(index.indexParams) {
+            let operator = old_operators.next();
+            if is_user(element) {
+                continue;
+            }
+            columns = pg_sys::lappend(columns, element.cast());
+            if let Some(operator) = operator {
+                operators = pg_sys::lappend(operators, operator.cast());
+            }
+        }
+        index.indexParams = columns;
+        index.excludeOpNames = operators;
+    }
+}
+
+unsafe fn equality() -> *mut pg_sys::List {
+    // SAFETY: allocates nodes.
+    unsafe { pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(text(c"=")).cast()) }
+}
+
+/// The name that the index would have without the column.
+unsafe fn choose_name(index: &pg_sys::IndexStmt, table: pg_sys::Oid) -> *mut std::ffi::c_char {
+    // SAFETY: a parsed statement; the names are copied.
+    unsafe {
+        let names: Vec<String> = nodes::<pg_sys::IndexElem>(index.indexParams)
+            .map(|element| {
+                let name = if (*element).name.is_null() { c"expr" } else { name_of((*element).name) };
+                name.to_string_lossy().into_owned()
+            })
+            .collect();
+        let is_constraint = index.primary || !index.excludeOpNames.is_null() || index.isconstraint;
+        let label = match (index.primary, index.isconstraint, index.excludeOpNames.is_null()) {
+            (true, ..) => c"pkey",
+            (false, _, false) => c"excl",
+            (false, true, true) => c"key",
+            (false, false, true) => c"idx",
+        };
+        let columns = CString::new(names.join("_")).unwrap_or_default();
+        let columns = if index.primary { std::ptr::null() } else { columns.as_ptr() };
+        let schema = pg_sys::get_rel_namespace(table);
+        pg_sys::ChooseRelationName((*index.relation).relname, columns, label.as_ptr(), schema, is_constraint)
+    }
+}
+
+/// Makes a key that ALTER TABLE adds begin with the column.
+pub unsafe fn prepare_constraint(
+    constraint: &mut pg_sys::Constraint,
+    table: *mut pg_sys::RangeVar,
+    column: Option<&CStr>,
+    table_name: &CStr,
+) {
+    use pg_sys::ConstrType::*;
+    // SAFETY: a parsed statement that may be changed.
+    unsafe {
+        match constraint.contype {
+            CONSTR_PRIMARY | CONSTR_UNIQUE if constraint.indexname.is_null() => {
+                if constraint.keys.is_null() {
+                    let Some(column) = column else { return };
+                    constraint.keys = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(text(column)).cast());
+                }
+                let names: Vec<&CStr> = nodes::<pg_sys::Node>(constraint.keys).map(|node| string(node)).collect();
+                if names.first() == Some(&USER_COLUMN) {
+                    return;
+                }
+                if constraint.conname.is_null() {
+                    constraint.conname = choose_key_name(constraint.contype == CONSTR_PRIMARY, &names, table);
+                }
+                let mut keys = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(text(USER_COLUMN)).cast());
+                for name in names.iter().filter(|name| **name != USER_COLUMN) {
+                    keys = pg_sys::lappend(keys, pg_sys::makeString(text(name)).cast());
+                }
+                constraint.keys = keys;
+            }
+            CONSTR_EXCLUSION => {
+                let first = nodes::<pg_sys::List>(constraint.exclusions).next();
+                let names_user = first.is_some_and(|pair| nodes::<pg_sys::IndexElem>(pair).next().is_some_and(|e| is_user(e)));
+                if !names_user {
+                    let pair = pg_sys::lappend(std::ptr::null_mut(), index_column().cast());
+                    let pair = pg_sys::lappend(pair, equality().cast());
+                    constraint.exclusions = pg_sys::lcons(pair.cast(), constraint.exclusions);
+                }
+            }
+            _ => check_foreign_key(constraint, column, table_name),
+        }
+    }
+}
+
+unsafe fn choose_key_name(primary: bool, columns: &[&CStr], table: *mut pg_sys::RangeVar) -> *mut std::ffi::c_char {
+    // SAFETY: a parsed statement; the names are copied.
+    unsafe {
+        let Some(oid) = user_table(table) else { return std::ptr::null_mut() };
+        let columns: Vec<&str> = columns.iter().filter_map(|name| name.to_str().ok()).collect();
+        let columns = CString::new(columns.join("_")).unwrap_or_default();
+        let (columns, label) = if primary { (std::ptr::null(), c"pkey") } else { (columns.as_ptr(), c"key") };
+        pg_sys::ChooseRelationName((*table).relname, columns, label.as_ptr(), pg_sys::get_rel_namespace(oid), true)
+    }
+}
+
+unsafe fn string<'n>(node: *mut pg_sys::Node) -> &'n CStr {
+    // SAFETY: a name in a list of names.
+    unsafe { name_of((*node.cast::<pg_sys::String>()).sval) }
+}
+
+/// Refuses a foreign key of a user table that refers to a user table and could leave the user's rows.
+pub unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, column: Option<&CStr>, table_name: &CStr) {
+    // SAFETY: a parsed statement.
+    unsafe {
+        if constraint.contype != pg_sys::ConstrType::CONSTR_FOREIGN {
+            return;
+        }
+        let to_itself = (*constraint.pktable).schemaname.is_null() && name_of((*constraint.pktable).relname) == table_name;
+        if user_table(constraint.pktable).is_none() && !to_itself {
+            return;
+        }
+        let own: Vec<&CStr> = nodes::<pg_sys::Node>(constraint.fk_attrs).map(|node| string(node)).collect();
+        let own = if own.is_empty() { column.into_iter().collect() } else { own };
+        let other: Vec<&CStr> = nodes::<pg_sys::Node>(constraint.pk_attrs).map(|node| string(node)).collect();
+        // Without a list the primary key is meant, which begins with the user.
+        let place = if other.is_empty() { Some(0) } else { other.iter().position(|name| *name == USER_COLUMN) };
+        if place.is_some_and(|place| own.get(place) == Some(&USER_COLUMN)) {
+            return;
+        }
+        let list = |names: &[&CStr]| {
+            let names = names.iter().filter(|name| **name != USER_COLUMN).map(|name| name.to_string_lossy().into_owned());
+            std::iter::once("_user_id".to_owned()).chain(names).collect::<Vec<_>>().join(", ")
+        };
+        let target = name_of((*constraint.pktable).relname).to_string_lossy().into_owned();
+        let target_columns = if other.is_empty() { String::new() } else { format!(" ({})", list(&other)) };
+        raise(
+            SqlError::invalid_foreign_key(format!(
+                "foreign key to user table \"{target}\" does not name \"_user_id\" on both sides"
+            ))
+            .with_detail("Rows of user tables refer to rows of the same user only.")
+            .with_hint(format!("Write FOREIGN KEY ({}) REFERENCES {target}{target_columns}.", list(&own))),
+        );
+    }
+}
+
+/// Refuses a foreign key of another table that refers to a user table: it would tell which rows others have.
+pub unsafe fn check_foreign_key_of_other(constraint: &pg_sys::Constraint, table_name: &CStr) {
+    // SAFETY: a parsed statement.
+    unsafe {
+        if constraint.contype == pg_sys::ConstrType::CONSTR_FOREIGN && user_table(constraint.pktable).is_some() {
+            let target = name_of((*constraint.pktable).relname).to_string_lossy().into_owned();
+            let table = table_name.to_string_lossy().into_owned();
+            raise(
+                unsupported(format!("foreign key of table \"{table}\" cannot refer to user table \"{target}\""))
+                    .with_detail("It would tell whether another user has a row.")
+                    .with_hint(format!("Make \"{table}\" a user table too.")),
+            );
+        }
+    }
+}
+
+/// Refuses to cluster a user table by an index in which users are mixed.
+pub unsafe fn check_cluster(cluster: &pg_sys::ClusterStmt) {
+    // SAFETY: a parsed statement.
+    unsafe {
+        let Some(table) = user_table(cluster.relation) else { return };
+        if cluster.indexname.is_null() {
+            return;
+        }
+        let index = pg_sys::get_relname_relid(cluster.indexname, pg_sys::get_rel_namespace(table));
+        if index == pg_sys::InvalidOid {
+            return;
+        }
+        let first = pg_sys::get_attname(index, 1, true);
+        if name_of(first) != USER_COLUMN {
+            raise(
+                unsupported("a user table can be clustered by an index that begins with \"_user_id\" only")
+                    .with_hint("Rows of different users are never stored together."),
+            );
+        }
+    }
+}

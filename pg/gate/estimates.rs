@@ -1,0 +1,123 @@
+//! What the planner supposes of a user table: that it is as large as the user's part of it.
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::context::{User, in_key_check, is_partitioned, user_of_session};
+use super::{Access, access_for_estimate, is_user_table};
+use crate::error::OrRaise;
+use crate::ffi::interrupts::BackendWait;
+use crate::tableam::partition;
+use crate::tableam::storage::Storage;
+
+static mut PREVIOUS_INFO: pg_sys::get_relation_info_hook_type = None;
+static mut PREVIOUS_STATISTICS: pg_sys::get_relation_stats_hook_type = None;
+
+/// Installs the hooks; once per process.
+pub fn init() {
+    // SAFETY: hooks are chained while the library is loaded, by the process' only thread; the functions stay loaded.
+    unsafe {
+        PREVIOUS_INFO = pg_sys::get_relation_info_hook;
+        pg_sys::get_relation_info_hook = Some(relation_info);
+        PREVIOUS_STATISTICS = pg_sys::get_relation_stats_hook;
+        pg_sys::get_relation_stats_hook = Some(statistics);
+    }
+}
+
+/// The share of a user table's blocks that are the user's, if the statement is planned for one user.
+///
+/// # Safety
+/// An open relation.
+pub unsafe fn own_share(rel: pg_sys::Relation) -> Option<f64> {
+    if !is_partitioned(rel) || in_key_check() {
+        return None;
+    }
+    let storage = Storage::of(rel);
+    let wait = BackendWait::new(storage.cache);
+    let own = match access_for_estimate(rel, &storage, &wait) {
+        Access::All => return None,
+        Access::Nothing => 0,
+        Access::Partition(partition) => partition::entry(&storage, partition, &wait).or_raise().blocks,
+    };
+    Some(f64::from(own) / f64::from(storage.blocks().max(own).max(1)))
+}
+
+/// Indexes have the entries of all users, of which a scan reads the user's: estimates take their size for the user's part.
+#[pg_guard]
+unsafe extern "C-unwind" fn relation_info(
+    root: *mut pg_sys::PlannerInfo,
+    table: pg_sys::Oid,
+    parent: bool,
+    info: *mut pg_sys::RelOptInfo,
+) {
+    // SAFETY: the hook gets what the planner made of a table that the statement has locked.
+    unsafe {
+        if let Some(previous) = PREVIOUS_INFO {
+            previous(root, table, parent, info);
+        }
+        if parent || (*info).indexlist.is_null() || is_user_table(table).is_none() {
+            return;
+        }
+        let rel = pg_sys::RelationIdGetRelation(table);
+        let share = own_share(rel);
+        pg_sys::RelationClose(rel);
+        let Some(share) = share else { return };
+        for index in super::planner::nodes::<pg_sys::IndexOptInfo>((*info).indexlist) {
+            (*index).pages = ((f64::from((*index).pages) * share).ceil() as u32).max(1);
+        }
+    }
+}
+
+/// Among the rows that a statement reads, `_user_id` has one value.
+#[pg_guard]
+unsafe extern "C-unwind" fn statistics(
+    root: *mut pg_sys::PlannerInfo,
+    entry: *mut pg_sys::RangeTblEntry,
+    column: pg_sys::AttrNumber,
+    data: *mut pg_sys::VariableStatData,
+) -> bool {
+    // SAFETY: the hook gets what the planner asks for; it supplies a tuple with the function that frees it.
+    unsafe {
+        let for_one = |(number, _)| number == i32::from(column) && matches!(user_of_session(), Ok(User::Named(_)));
+        if (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+            && (*entry).relkind as u8 == pg_sys::RELKIND_RELATION
+            && is_user_table((*entry).relid).is_some_and(for_one)
+        {
+            (*data).statsTuple = one_value((*entry).relid, column);
+            (*data).freefunc = Some(free);
+            (*data).acl_ok = true;
+            return true;
+        }
+        PREVIOUS_STATISTICS.is_some_and(|previous| previous(root, entry, column, data))
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn free(tuple: pg_sys::HeapTuple) {
+    // SAFETY: made by `one_value`.
+    unsafe { pg_sys::heap_freetuple(tuple) };
+}
+
+/// A row of pg_statistic that says: one value, never null.
+unsafe fn one_value(table: pg_sys::Oid, column: pg_sys::AttrNumber) -> pg_sys::HeapTuple {
+    /// Width of a user's name.
+    const WIDTH: i32 = 16;
+    // SAFETY: the columns are those of pg_statistic: five keys and sizes, the number of values, then five times five slots.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let catalog = pg_sys::table_open(pg_sys::StatisticRelationId, lock);
+        let descriptor = (*catalog).rd_att;
+        let columns = (*descriptor).natts as usize;
+        let mut values = vec![pg_sys::Datum::from(0); columns];
+        let mut nulls = vec![false; columns];
+        values[0] = table.into();
+        values[1] = pg_sys::Datum::from(column);
+        values[4] = pg_sys::Datum::from(WIDTH);
+        values[5] = pg_sys::Datum::from(1.0f32.to_bits() as i32);
+        for null in nulls.iter_mut().skip(columns.saturating_sub(10)) {
+            *null = true;
+        }
+        let tuple = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+        pg_sys::table_close(catalog, lock);
+        tuple
+    }
+}

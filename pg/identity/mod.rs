@@ -1,0 +1,88 @@
+//! Who the session acts for: the effective user of user tables, and where it comes from.
+
+pub mod account;
+pub mod attempt;
+pub mod audit;
+pub mod control_table;
+pub mod password;
+pub mod session;
+pub mod snowflake;
+pub mod token;
+
+mod name;
+
+pub use name::{check_user_name, shortened};
+pub use session::Origin;
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::error::{OrRaise, SqlError};
+
+/// The effective user and what made it so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub name: String,
+    pub origin: Origin,
+}
+
+/// Called when a process loads the library, before the settings' prefix is reserved.
+pub fn define_settings() {
+    session::define();
+}
+
+/// What a process registers with Postgres when it loads the library.
+pub fn init() {
+    session::init();
+}
+
+/// The effective user's name; see [`current_identity`].
+///
+/// # Errors
+/// As [`current_identity`].
+pub fn current_user_name() -> Result<String, SqlError> {
+    Ok(current_identity()?.name)
+}
+
+/// The effective user: the one that logged in, else the setting `kalam.user_id`, else the session's own role.
+///
+/// The role is the outer one, which `SET ROLE` changes, and neither a SECURITY DEFINER function nor a foreign key's check does.
+/// Looks at the catalog in the last case only, so the caller is in a transaction. Never part of a plan: callers ask when a scan
+/// starts and when a row is written.
+///
+/// # Errors
+/// 28000 when the login has expired, or when the session's role is gone.
+pub fn current_identity() -> Result<Identity, SqlError> {
+    if let Some(login) = session::login()? {
+        return Ok(login);
+    }
+    if let Some(name) = session::setting() {
+        return Ok(Identity { name, origin: Origin::Setting });
+    }
+    Ok(Identity { name: outer_role_name()?, origin: Origin::Role })
+}
+
+/// The name of the session's own role.
+///
+/// # Errors
+/// 28000 when it was dropped.
+pub fn outer_role_name() -> Result<String, SqlError> {
+    // SAFETY: the role's number is a value of the process; the name is allocated by Postgres and copied.
+    let name = unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetOuterUserId(), true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    };
+    name.ok_or_else(|| {
+        SqlError::invalid_authorization("no user is known for this session")
+            .with_detail("The session's role does not exist any more.")
+            .with_hint("Connect as another role, or log in with kalam.login().")
+    })
+}
+
+/// The effective user, for SQL.
+#[pg_extern]
+fn user_id() -> String {
+    current_user_name().or_raise()
+}

@@ -1,0 +1,32 @@
+//! Which names users may have.
+
+use std::ffi::CStr;
+
+/// Longest name of a user in bytes: a subject that an identity provider gave out may be 255 characters long.
+pub const LONGEST_NAME: usize = 255;
+
+/// Whether a text may name a user; the error says what is wrong with it.
+///
+/// Names stand in paths of files and in messages, so characters that cannot be seen are refused.
+///
+/// # Errors
+/// A sentence for the error's detail.
+pub fn check_user_name(name: &str) -> Result<(), &'static CStr> {
+    if name.is_empty() {
+        Err(c"The name of a user is not empty.")
+    } else if name.len() > LONGEST_NAME {
+        Err(c"The name of a user has at most 255 bytes.")
+    } else if name.chars().any(char::is_control) {
+        Err(c"The name of a user has no control characters.")
+    } else if name.trim() != name {
+        Err(c"The name of a user neither begins nor ends with white space.")
+    } else {
+        Ok(())
+    }
+}
+
+/// A text that somebody gave as a name, cut to what a log has room for.
+pub fn shortened(text: &str) -> &str {
+    let end = text.floor_char_boundary(text.len().min(LONGEST_NAME));
+    &text[..end]
+}

@@ -1,0 +1,103 @@
+//! Has job processes leave a database that a statement wants for itself: to drop, rename, move or copy it.
+//!
+//! Postgres waits five seconds for others to leave such a database. A job that runs there ends; if the statement fails, it is run again.
+
+use std::ffi::{CStr, c_char};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kalamdb_engine::cache::{Wait, futex};
+use pgrx::pg_sys::{self, NodeTag};
+
+use super::process;
+use crate::error::OrRaise;
+use crate::ffi::catalog;
+use crate::ffi::interrupts::BackendWait;
+use crate::options::statement::elements;
+use crate::shmem::attached_cache;
+
+/// How long job processes may take to leave before Postgres itself is left to refuse the statement.
+const LEAVE_LIMIT: Duration = Duration::from_secs(4);
+
+/// How long no process is started for the database if the statement fails.
+const HOLD_MILLISECONDS: u64 = 6_000;
+
+/// The name of the database that a statement wants for itself; null if there is none.
+///
+/// # Safety
+/// The node is a statement about databases or names.
+pub unsafe fn to_be_alone_in(node: *mut pg_sys::Node) -> *const c_char {
+    // SAFETY: the tag says what the node is; its strings live as long as it does.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_DropdbStmt => (*node.cast::<pg_sys::DropdbStmt>()).dbname,
+            NodeTag::T_RenameStmt => {
+                let rename = &*node.cast::<pg_sys::RenameStmt>();
+                if rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE { rename.subname } else { std::ptr::null() }
+            }
+            NodeTag::T_AlterDatabaseStmt => {
+                let alter = &*node.cast::<pg_sys::AlterDatabaseStmt>();
+                if option(alter.options, c"tablespace").is_null() { std::ptr::null() } else { alter.dbname }
+            }
+            NodeTag::T_CreatedbStmt => {
+                let template = option((*node.cast::<pg_sys::CreatedbStmt>()).options, c"template");
+                if template.is_null() || (*template).arg.is_null() { std::ptr::null() } else { pg_sys::defGetString(template) }
+            }
+            _ => std::ptr::null(),
+        }
+    }
+}
+
+unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> *mut pg_sys::DefElem {
+    // SAFETY: options of a statement have names.
+    unsafe {
+        let mut found = elements::<pg_sys::DefElem>(options).iter().filter(|option| CStr::from_ptr((***option).defname) == name);
+        found.next().copied().unwrap_or(std::ptr::null_mut())
+    }
+}
+
+/// Has all job processes leave a database, if the current user may alter it. Returns its OID, or the invalid one.
+///
+/// # Safety
+/// The name is null or a terminated string.
+pub unsafe fn clear(name: *const c_char) -> pg_sys::Oid {
+    let Some(cache) = attached_cache() else { return pg_sys::InvalidOid };
+    if name.is_null() {
+        return pg_sys::InvalidOid;
+    }
+    // SAFETY: see above; looks into the catalog.
+    let oid = unsafe { pg_sys::get_database_oid(name, true) };
+    if oid == pg_sys::InvalidOid || !catalog::is_owner_of_database(oid) {
+        return pg_sys::InvalidOid;
+    }
+    let (board, database) = (cache.jobs(), oid.to_u32());
+    board.hold(database, process::now() + HOLD_MILLISECONDS);
+    let begun = Instant::now();
+    let wait = BackendWait::new(cache);
+    while board.is_connected(database) && begun.elapsed() < LEAVE_LIMIT {
+        for leaving in board.alive().filter(|process| process.database() == database) {
+            let pid = leaving.pid.load(Ordering::Acquire);
+            if pid != 0 {
+                // SAFETY: signals a process of this server.
+                unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+            }
+        }
+        let seen = board.changed.load(Ordering::Acquire);
+        futex::wait_for(&board.changed, seen, Duration::from_millis(20));
+        wait.pause().or_raise();
+    }
+    oid
+}
+
+/// Lets processes start again in a database that the statement left alone, or forgets one that it dropped.
+pub fn release(database: pg_sys::Oid, dropped: bool) {
+    let Some(cache) = attached_cache() else { return };
+    if database == pg_sys::InvalidOid {
+        return;
+    }
+    if dropped {
+        cache.jobs().forget_database(database.to_u32());
+    } else {
+        cache.jobs().hold(database.to_u32(), 0);
+    }
+}

@@ -1,0 +1,229 @@
+//! Jobs that work on tables: on one, or on all of a schema or database that the job's role owns, one after the other.
+
+use std::time::Duration;
+
+use kalamdb_engine::cache::FlushNews;
+use kalamdb_engine::{Error, ErrorKind};
+use pgrx::{PgLogLevel, pg_sys};
+
+use super::kinds::{self, Job, Kind};
+use super::policy;
+use super::process::{self, Me, transaction};
+use super::runner::Progress;
+use super::table::{self, NewJob};
+use crate::cold::{self, CompactOptions, FlushOptions};
+use crate::error::SqlError;
+use crate::ffi::catalog;
+use crate::ffi::sql::{query, text};
+use crate::settings;
+use crate::tableam::stream;
+
+/// Seconds after which a table is flushed again whose flush left rows behind or failed, if it has no interval of its own.
+const REST_SECONDS: u32 = 60;
+
+/// What was done.
+#[derive(Clone, Copy, Default)]
+pub struct Done {
+    /// Rows that are in new segments.
+    pub rows: u64,
+    /// Bytes of those segments.
+    pub bytes: u64,
+    /// Their number.
+    pub segments: u64,
+    /// Blocks that could not be taken, as a snapshot, a lock or a change needs them.
+    pub left_out: u64,
+    /// Whether it ended early, as a session waits for the table.
+    pub yielded: bool,
+    /// Whether the table is not there any more.
+    pub gone: bool,
+}
+
+/// Runs the job and says what it did.
+///
+/// # Errors
+/// What made it fail; for several tables, that some of them failed.
+pub fn run(me: Me, job: &Job, progress: &mut Progress) -> Result<String, SqlError> {
+    if job.relation != pg_sys::InvalidOid {
+        return work(me, job.kind, job.relation, progress).map(|done| describe(job.kind, &done, 1));
+    }
+    let tables = transaction(c"KalamDB: looking for tables", || Ok(tables_of(job)))?;
+    let mut all = Done::default();
+    let mut failed: Vec<(String, SqlError)> = Vec::new();
+    for (relation, name) in &tables {
+        match work(me, job.kind, *relation, progress) {
+            Ok(done) => {
+                all.rows += done.rows;
+                all.bytes += done.bytes;
+                all.segments += done.segments;
+                all.left_out += done.left_out;
+            }
+            // Whoever cancels means the whole job.
+            Err(error) if error.is_cancelled() => return Err(error),
+            Err(error) => failed.push((name.clone(), error)),
+        }
+    }
+    if let Some((_, first)) = failed.first() {
+        let names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
+        return Err(Error::new(
+            ErrorKind::Io,
+            format!("{} of {} tables failed: {}", failed.len(), tables.len(), first.message()),
+        )
+        .with_detail(format!("They are {}.", names.join(", ")))
+        .into());
+    }
+    Ok(describe(job.kind, &all, tables.len()))
+}
+
+fn describe(kind: Kind, done: &Done, tables: usize) -> String {
+    if done.gone {
+        return "the table was dropped".to_owned();
+    }
+    let Done { rows, bytes, segments, left_out, .. } = done;
+    if kind == Kind::Evict {
+        return format!("{rows} expired rows gone");
+    }
+    let left = if *left_out > 0 { format!(", {left_out} blocks left for later") } else { String::new() };
+    format!("{} of {tables} tables: {rows} rows in {segments} new segments of {bytes} bytes{left}", kind.name())
+}
+
+/// The tables of a job on several.
+fn tables_of(job: &Job) -> Vec<(pg_sys::Oid, String)> {
+    let rows = query(
+        "SELECT c.oid::text, c.oid::regclass::text
+         FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         JOIN pg_catalog.pg_am a ON a.oid = c.relam
+         JOIN pg_catalog.pg_proc p ON p.oid = a.amhandler
+         WHERE p.pronamespace = 'kalam'::regnamespace AND a.amname <> 'kalam_stream' AND c.relkind IN ('r', 'm')
+             AND c.relpersistence = 'p' AND ($1 IS NULL OR n.nspname = $1) AND pg_catalog.pg_has_role($2::oid, c.relowner, 'USAGE')
+         ORDER BY c.oid",
+        &[job.schema.as_deref(), Some(&job.role.to_u32().to_string())],
+    );
+    let table = |row| Some((pg_sys::Oid::from(text(row, 0)?.parse::<u32>().ok()?), text(row, 1)?.to_owned()));
+    rows.iter().filter_map(table).collect()
+}
+
+/// Works on one table, in a transaction of its own.
+fn work(me: Me, kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
+    if kind == Kind::Evict {
+        return evict(me, relation);
+    }
+    let done = if kind == Kind::Flush { flush(me, relation, progress) } else { run_inside(kind, relation, progress) }?;
+    if done.yielded {
+        return Err(SqlError::lock_not_available("the job gave way to a session that waits for a lock on the table")
+            .with_detail(format!("It had written {} rows into {} segments by then.", done.rows, done.segments))
+            .with_hint("The job is run again by itself."));
+    }
+    Ok(done)
+}
+
+fn run_inside(kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
+    let activity = match kind {
+        Kind::Flush => c"KalamDB: flush",
+        Kind::Compact => c"KalamDB: compaction",
+        _ => c"KalamDB: erasing deleted rows",
+    };
+    transaction(activity, || work_inside(kind, relation, progress))
+}
+
+/// Flushes a table; its changed rows are counted anew from the beginning on.
+fn flush(me: Me, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
+    let storage = policy::flush_state(relation);
+    if let Some(storage) = storage {
+        storage.flush.begin_flush();
+    }
+    let result = run_inside(Kind::Flush, relation, progress);
+    if result.as_ref().map_or(true, |done| done.left_out > 0 || done.yielded)
+        && let Some(storage) = storage
+        && let FlushNews::DueAt(at) = storage.flush.try_again_after(REST_SECONDS, process::now())
+    {
+        me.cache.jobs().note_deadline(at);
+    }
+    if result.as_ref().is_ok_and(|done| done.segments > 0) {
+        // A compaction that cannot be added now is added after the next flush.
+        let added = transaction(c"KalamDB: looking at segments", || add_compaction(relation));
+        if let Err(error) = added {
+            error.log(PgLogLevel::LOG);
+        }
+    }
+    result
+}
+
+/// Adds a compaction if the segments of a table want one.
+fn add_compaction(relation: pg_sys::Oid) -> Result<(), SqlError> {
+    let mut options = CompactOptions { flush: FlushOptions::of_table(relation), ..CompactOptions::default() };
+    // Whoever has the table's lock now may add segments or merge them.
+    options.flush.lock_patience = Duration::ZERO;
+    if cold::is_worthwhile(relation, &options)
+        && let Some(table) = catalog::relation_info(relation)
+    {
+        table::add(&NewJob::automatic(Kind::Compact, &table))?;
+        table::queue_new();
+    }
+    Ok(())
+}
+
+/// Gives back the storage of expired rows of a stream; comes again as long as there are rows.
+fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
+    let storage = policy::flush_state(relation);
+    if let Some(storage) = storage {
+        storage.flush.begin_flush();
+    }
+    let evicted = transaction(c"KalamDB: eviction", || {
+        let lock = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+        // SAFETY: opened with VACUUM's lock and closed with the transaction's end.
+        unsafe {
+            let rel = pg_sys::try_relation_open(relation, lock);
+            if rel.is_null() {
+                return Ok(None);
+            }
+            let evicted = if stream::is_stream(rel) { stream::evict(rel) } else { stream::Evicted::default() };
+            pg_sys::relation_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
+            Ok(Some(evicted))
+        }
+    });
+    let again = evicted.as_ref().map_or(true, |evicted| evicted.is_some_and(|evicted| evicted.left > 0));
+    if again
+        && let Some(storage) = storage
+        && let FlushNews::DueAt(at) = storage.flush.try_again_after(settings::stream_eviction_interval(), process::now())
+    {
+        me.cache.jobs().note_deadline(at);
+    }
+    Ok(evicted?.map_or(Done { gone: true, ..Done::default() }, |evicted| Done { rows: evicted.rows, ..Done::default() }))
+}
+
+fn work_inside(kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
+    progress.done(0, 0);
+    let flush = FlushOptions::of_table(relation);
+    let outcome = match kind {
+        Kind::Flush => cold::flush_relation(relation, &flush, progress),
+        Kind::Compact => cold::compact_relation(relation, &CompactOptions { flush, ..CompactOptions::default() }, progress),
+        Kind::Retention => cold::erase_expired(relation, retention_began(relation), progress),
+        _ => return Err(kinds::not_built(kind)),
+    };
+    Ok(Done {
+        rows: outcome.rows,
+        bytes: outcome.bytes,
+        segments: outcome.segments,
+        left_out: outcome.left_out,
+        yielded: outcome.yielded,
+        gone: outcome.gone,
+    })
+}
+
+/// The moment from which on deleted rows of a table are still kept.
+fn retention_began(relation: pg_sys::Oid) -> pg_sys::TimestampTz {
+    // SAFETY: asks the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    now.saturating_sub(crate::options::of(relation).deleted_retention_us())
+}
+
+impl cold::Progress for Progress {
+    fn total(&mut self, rows: u64, bytes: u64) {
+        Progress::total(self, rows, bytes);
+    }
+
+    fn done(&mut self, rows: u64, bytes: u64) {
+        Progress::done(self, rows, bytes);
+    }
+}

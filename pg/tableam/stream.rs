@@ -1,0 +1,247 @@
+//! Stream tables: user tables whose rows vanish a while after their insertion.
+//!
+//! Each version says when it was inserted. A statement does not see rows whose time has come by the start of its transaction, so
+//! that a repeated query agrees with itself. Their storage is given back by [`evict`]: it turns expired versions into ones that
+//! were never there, once no running transaction can see them, and lets VACUUM's passes remove them from indexes and pages.
+
+use std::collections::HashSet;
+
+use kalamdb_engine::page::{Page, PageKind, PageMut};
+use pgrx::pg_sys;
+
+use super::change::change_page;
+use super::storage::{Storage, relation_name};
+use super::{is_stream_routine, vacuum};
+use crate::error::{OrRaise, SqlError, raise};
+use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+use crate::{gate, options};
+
+/// Whether rows of a relation vanish.
+#[inline]
+pub fn is_stream(rel: pg_sys::Relation) -> bool {
+    // SAFETY: an open relation.
+    is_stream_routine(unsafe { (*rel).rd_tableam })
+}
+
+/// Milliseconds since 2000 of one of Postgres' timestamps.
+fn millis(timestamp: pg_sys::TimestampTz) -> i64 {
+    timestamp.div_euclid(1000)
+}
+
+/// Which rows are gone: those inserted at this time, in milliseconds since 2000, or before.
+#[derive(Clone, Copy)]
+pub struct Expiry {
+    until: i64,
+}
+
+impl Expiry {
+    /// No rows are gone.
+    pub const NEVER: Expiry = Expiry { until: i64::MIN };
+
+    /// What is gone for the running transaction.
+    pub fn of_transaction(rel: pg_sys::Relation) -> Expiry {
+        if !is_stream(rel) {
+            return Expiry::NEVER;
+        }
+        // SAFETY: a value of the process.
+        Expiry::at(rel, millis(unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }))
+    }
+
+    fn at(rel: pg_sys::Relation, now: i64) -> Expiry {
+        // SAFETY: the relation is open.
+        let lifetime = options::of(unsafe { (*rel).rd_id }).ttl_us();
+        lifetime.map_or(Expiry::NEVER, |lifetime| Expiry { until: now.saturating_sub(lifetime.div_euclid(1000)) })
+    }
+
+    /// Whether some rows may be gone.
+    #[inline]
+    pub fn applies(self) -> bool {
+        self.until != i64::MIN
+    }
+
+    /// Whether a version is gone.
+    #[inline]
+    pub fn is_gone(self, page: Page<'_>, offset: u16) -> bool {
+        self.applies() && page.row_time(offset).is_some_and(|time| time <= self.until)
+    }
+}
+
+/// The time that a new row of a stream gets; none in other tables. Raises an error when the stream has no lifetime yet.
+pub fn time_of_insert(rel: pg_sys::Relation) -> Option<i64> {
+    if !is_stream(rel) {
+        return None;
+    }
+    if gate::works_on_whole_tables() {
+        raise(
+            SqlError::unsupported("rows of a stream table cannot be written anew")
+                .with_hint("Make another stream table; rows of this one vanish by themselves."),
+        );
+    }
+    // SAFETY: the relation is open.
+    if options::of(unsafe { (*rel).rd_id }).ttl_us().is_none() {
+        let name = relation_name(rel);
+        raise(
+            SqlError::prerequisite(format!("stream table \"{name}\" has no lifetime for its rows"))
+                .with_detail("Option \"ttl\" says how long rows live after their insertion.")
+                .with_hint(format!("Use ALTER TABLE {name} SET (kalam.ttl = '1 minute').")),
+        );
+    }
+    // SAFETY: reads the clock.
+    Some(millis(unsafe { pg_sys::GetCurrentTimestamp() }))
+}
+
+/// Notes the time of a version that was just added; the page's own when the version is its first.
+pub fn note_time(
+    page: &mut PageMut<'_>,
+    record: &mut kalamdb_engine::log::RecordBuilder,
+    offset: u16,
+    time: Option<i64>,
+    is_first: bool,
+) {
+    let Some(time) = time else { return };
+    if is_first {
+        let seconds = u32::try_from(time.div_euclid(1000)).unwrap_or(0);
+        page.set_seconds(seconds);
+        record.seconds(seconds);
+    }
+    page.set_row_time(offset, time);
+}
+
+fn not_built(rel: pg_sys::Relation, what: &str) -> SqlError {
+    SqlError::unsupported(format!("stream table \"{}\" cannot {what}", relation_name(rel)))
+}
+
+/// Refuses an update of a stream's row.
+pub fn refuse_update(rel: pg_sys::Relation) {
+    if is_stream(rel) {
+        raise(not_built(rel, "be updated").with_hint("Rows of streams are events: insert another one, or delete it."));
+    }
+}
+
+/// Refuses what writes the rows of a stream anew.
+pub fn refuse_rewrite(rel: pg_sys::Relation) {
+    if is_stream(rel) {
+        raise(not_built(rel, "be rewritten").with_hint("VACUUM gives the storage of expired rows back."));
+    }
+}
+
+/// Up to when rows have to be inserted so that nobody who is running can see them any more.
+fn expiry_for_all(rel: pg_sys::Relation) -> Expiry {
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    Expiry::at(rel, millis(oldest_reader(now)))
+}
+
+/// The start of the oldest transaction that holds a snapshot, at most `now`.
+fn oldest_reader(now: pg_sys::TimestampTz) -> pg_sys::TimestampTz {
+    let mut oldest = now;
+    // SAFETY: reads the server's table of sessions, of which Postgres makes a local copy.
+    unsafe {
+        pg_sys::pgstat_clear_backend_activity_snapshot();
+        for number in 1..=pg_sys::pgstat_fetch_stat_numbackends() {
+            let entry = pg_sys::pgstat_fetch_stat_local_beentry(number);
+            if entry.is_null() || (*entry).backend_xmin == pg_sys::InvalidTransactionId {
+                continue;
+            }
+            let status = &(*entry).backendStatus;
+            if status.st_procpid == pg_sys::MyProcPid || status.st_xact_start_timestamp == 0 {
+                continue;
+            }
+            oldest = oldest.min(status.st_xact_start_timestamp);
+        }
+        pg_sys::pgstat_clear_backend_activity_snapshot();
+    }
+    oldest
+}
+
+/// What an eviction did.
+#[derive(Clone, Copy, Default)]
+pub struct Evicted {
+    /// Rows that are gone.
+    pub rows: u64,
+    /// Rows that are left, those of running transactions included.
+    pub left: u64,
+}
+
+/// Turns expired versions into ones that were never there.
+pub fn expire(rel: pg_sys::Relation) -> Evicted {
+    let storage = Storage::of(rel);
+    let wait = BackendWait::new(storage.cache);
+    let expiry = expiry_for_all(rel);
+    // SAFETY: the relation is open.
+    let most = options::of(unsafe { (*rel).rd_id }).max_bytes();
+    let surplus = most.map_or_else(HashSet::new, |most| blocks_above(&storage, most, &wait));
+    let mut evicted = Evicted::default();
+    for block in 0..storage.blocks() {
+        check_for_interrupts();
+        let expiry = if surplus.contains(&block) { Expiry { until: i64::MAX } } else { expiry };
+        expire_block(&storage, block, expiry, &wait, &mut evicted);
+    }
+    evicted
+}
+
+fn expire_block(storage: &Storage, block: u32, expiry: Expiry, wait: &BackendWait, evicted: &mut Evicted) {
+    let pin = storage.cache.read(storage.block(block), wait).or_raise();
+    let is_there = |page: Page<'_>, offset: u16| page.version(offset).is_some_and(|version| !version.header().xmin_invalid());
+    let is_gone = |page: Page<'_>, offset: u16| expiry.is_gone(page, offset) && is_there(page, offset);
+    {
+        let guard = pin.shared(wait).or_raise();
+        let page = guard.page();
+        if page.kind() != PageKind::Data {
+            return;
+        }
+        let there = (1..=page.max_offset()).filter(|offset| is_there(page, *offset));
+        let (gone, left): (Vec<u16>, Vec<u16>) = there.partition(|offset| expiry.is_gone(page, *offset));
+        evicted.left += left.len() as u64;
+        if gone.is_empty() {
+            return;
+        }
+    }
+    let mut guard = pin.exclusive(wait).or_raise();
+    let page = guard.page();
+    let offsets: Vec<u16> = (1..=page.max_offset()).filter(|offset| is_gone(page, *offset)).collect();
+    if offsets.is_empty() {
+        return;
+    }
+    change_page(&mut guard, |page, record| {
+        page.expire(&offsets).expect("the versions were read under the same latch");
+        record.expire(&offsets);
+    });
+    evicted.rows += offsets.len() as u64;
+}
+
+/// The blocks that have to be emptied so that at most this many bytes stay: those whose newest rows are the oldest.
+fn blocks_above(storage: &Storage, most: u64, wait: &BackendWait) -> HashSet<u32> {
+    let mut filled: Vec<(i64, u32, u64)> = Vec::new();
+    for block in 0..storage.blocks() {
+        check_for_interrupts();
+        let pin = storage.cache.read(storage.block(block), wait).or_raise();
+        let guard = pin.shared(wait).or_raise();
+        let page = guard.page();
+        let newest = match page.kind() {
+            PageKind::Data => page.versions().filter_map(|(offset, _)| page.row_time(offset)).max(),
+            _ => None,
+        };
+        filled.extend(newest.map(|newest| (newest, block, page.compact_len() as u64)));
+    }
+    filled.sort_unstable_by(|a, b| b.cmp(a));
+    let mut kept = 0;
+    let above = filled.into_iter().filter(|(_, _, bytes)| {
+        kept += bytes;
+        kept > most
+    });
+    above.map(|(_, block, _)| block).collect()
+}
+
+/// Gives back the storage of expired rows.
+///
+/// # Safety
+/// The stream is open and locked as for VACUUM.
+pub unsafe fn evict(rel: pg_sys::Relation) -> Evicted {
+    let evicted = expire(rel);
+    if evicted.rows > 0 {
+        // SAFETY: the caller's lock; the parameters are VACUUM's defaults.
+        unsafe { vacuum::remove_dead(rel) };
+    }
+    evicted
+}
