@@ -55,7 +55,8 @@ impl<'a> Page<'a> {
                 return None;
             }
             let len = read_u16(self.0, at + 4) as usize;
-            let entry = (read_u32(self.0, at), self.0.get(name..(name + len).min(end))?);
+            // An entry that would end beyond the others is damaged, and so is what follows.
+            let entry = (read_u32(self.0, at), self.0.get(name..name + len).filter(|_| name + len <= end)?);
             at = name + len;
             Some(entry)
         })
