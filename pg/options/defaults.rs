@@ -78,6 +78,11 @@ unsafe fn is_valid(option: &str, value: *const c_char) -> bool {
     if value.is_empty() || matches!(option, "deleted_retention" | "ttl" | "flush_interval") {
         return true;
     }
+    if definition::is_unbuilt(option) {
+        // SAFETY: as below.
+        unsafe { pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(c"The option is not supported yet.".as_ptr()) };
+        return false;
+    }
     let Some(definition) = definition::DEFINITIONS.iter().find(|definition| definition.name == option) else { return false };
     if definition.normalize(&value).is_ok() {
         return true;

@@ -175,6 +175,11 @@ fn quote(name: &str) -> String {
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
+/// Whether an option is known and does nothing yet, so that no value but none is taken.
+pub fn is_unbuilt(option: &str) -> bool {
+    matches!(option, "cluster_by" | "encryption_key")
+}
+
 /// The length of an interval in microseconds, a month counted as 30 days; none if the text is no interval.
 pub fn microseconds(value: &str) -> Option<i64> {
     if value.is_empty() {

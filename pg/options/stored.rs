@@ -171,11 +171,19 @@ pub fn require_settable(relation: pg_sys::Oid) {
 
 /// Raises an error if a value names a column that the table does not have, or a storage that the database does not have.
 fn check_for_table(relation: pg_sys::Oid, option: &str, value: &str) {
-    if option == "storage" {
-        storages::require_and_keep(value).or_raise();
-    }
-    if !matches!(option, "bloom_columns" | "cluster_by") {
-        return;
+    match option {
+        "storage" => {
+            storages::require_and_keep(value).or_raise();
+            return;
+        }
+        // Rows that their owner takes for encrypted or ordered must be.
+        _ if definition::is_unbuilt(option) => raise(
+            SqlError::unsupported(format!("option \"{option}\" is not supported yet"))
+                .with_detail("Segments are written as they are, in the order of their rows' places.")
+                .with_hint("Leave the option out."),
+        ),
+        "bloom_columns" => {}
+        _ => return,
     }
     for column in definition::names(value) {
         let Ok(name) = std::ffi::CString::new(column.as_str()) else { continue };

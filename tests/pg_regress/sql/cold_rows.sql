@@ -17,10 +17,12 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT count(*) FROM %s', relation) INTO total;
     PERFORM kalam.checkpoint();
-    FOR attempt IN 1 .. 1000 LOOP
+    FOR attempt IN 1 .. 3000 LOOP
         PERFORM flush_once(relation);
         COMMIT;
         IF total = (SELECT coalesce(sum(live_rows), 0) FROM kalam.table_segments(relation)) THEN RETURN; END IF;
+        PERFORM pg_sleep(0.01);
+        COMMIT;
     END LOOP;
     RAISE 'rows of % stay hot', relation;
 END $$;

@@ -66,11 +66,11 @@ FROM (VALUES ('flush_policy', ''), ('flush_policy', 'rows:0'), ('flush_policy', 
     ('flush_interval', '86400'), ('flush_interval', '1 day'), ('storage', ''), ('storage', 'a/b'), ('compression', 'gzip'),
     ('compression', 'lz4:1'), ('compression', 'zstd:23'), ('row_group_rows', '1'), ('bloom_columns', ''), ('bloom_columns', 'nowhere'),
     ('cluster_by', 'ctid'), ('deleted_retention', '-1 day'), ('deleted_retention', 'soon'), ('ttl', '0'), ('max_bytes', '0'),
-    ('max_bytes', '1 XB')) AS wrong (option, value);
+    ('max_bytes', '1 XB'), ('cluster_by', 'id'), ('encryption_key', 'k')) AS wrong (option, value);
 SELECT option, value, outcome(format('ALTER TABLE messages SET (kalam.%s = %L)', option, value)), kalam.normalize_option(option, value)
 FROM (VALUES ('flush_policy', 'rows:999999,interval:86399'), ('flush_policy', 'interval:1'), ('flush_policy', 'off'), ('flush_rows', '1'),
     ('flush_interval', '86399'), ('flush_interval', '2 min'), ('compression', 'zstd:22'), ('compression', 'Snappy'),
-    ('row_group_rows', '1024'), ('bloom_columns', 'id ,body'), ('cluster_by', '"Sent By"'), ('deleted_retention', '0'),
+    ('row_group_rows', '1024'), ('bloom_columns', 'id ,body'), ('deleted_retention', '0'),
     ('deleted_retention', '36 hours'), ('ttl', '1.5 s'), ('max_bytes', '2 GB'), ('max_bytes', '12345')) AS valid (option, value);
 SELECT option, value FROM kalam.table_options WHERE relation = 'messages'::regclass ORDER BY 1;
 CREATE TABLE wrong (i int) WITH (kalam.flush_rows = 0);

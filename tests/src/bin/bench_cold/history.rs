@@ -110,7 +110,7 @@ impl<'a> History<'a> {
         });
         let seconds = self.job(&format!("kalam.flush('{}')", TABLES[1]))?;
         let memory = watch.finish();
-        let rows = self.number("SELECT sum(rows) FROM kalam.segments WHERE table_name = 'messages'")?;
+        let rows = self.number("SELECT sum(rows) FROM kalam.segments WHERE tablename = 'messages'")?;
         ensure!(rows >= 0.99 * self.scale.rows as f64, "the flush moved {rows} rows");
         let rate = rows / seconds;
         Ok(vec![
@@ -218,6 +218,9 @@ impl<'a> History<'a> {
         self.client
             .batch_execute(&format!("CREATE TABLE our_side.again (LIKE {0} INCLUDING ALL) USING kalam_shared", TABLES[1]))?;
         self.client.batch_execute(&format!("INSERT INTO our_side.again SELECT * FROM {} ORDER BY id", TABLES[0]))?;
+        // What a server has that does not say otherwise.
+        self.client.batch_execute("ALTER SYSTEM SET kalam.flush_io_limit = '64MB'")?;
+        self.client.batch_execute("SELECT pg_reload_conf()")?;
         self.settle()?;
         let script = INSERT
             .replace("INTO messages", "INTO again")
@@ -236,7 +239,7 @@ impl<'a> History<'a> {
     pub fn compaction(&mut self) -> Result<Vec<Line>> {
         self.client.batch_execute(&format!("UPDATE {} SET role = role || '!' WHERE id % 1000 = 0", TABLES[1]))?;
         self.job(&format!("kalam.flush('{}')", TABLES[1]))?;
-        let rows = self.number("SELECT sum(rows) FROM kalam.segments WHERE table_name = 'messages'")?;
+        let rows = self.number("SELECT sum(rows) FROM kalam.segments WHERE tablename = 'messages'")?;
         let seconds = self.job(&format!("kalam.compact('{}')", TABLES[1]))?;
         let rate = rows / seconds;
         let count = self.number(&format!("SELECT count(*) FROM {}", TABLES[1]))?;

@@ -95,6 +95,7 @@ fn settings(memory: &str) -> Vec<(String, String)> {
         ("shared_buffers", memory),
         ("kalam.cache_size", memory),
         ("kalam.flush_policy", "off"),
+        ("kalam.flush_io_limit", "0"),
         ("fsync", "on"),
         ("wal_level", "replica"),
         ("max_wal_size", "16GB"),
