@@ -15,6 +15,7 @@ use super::context::{enter_utility, leave_utility, work_on_whole_tables};
 use super::is_user_table;
 use crate::error::{SqlError, raise};
 use crate::tableam;
+use crate::tableam::raw::unguarded;
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
@@ -50,24 +51,6 @@ unsafe extern "C-unwind" fn process_utility(
         let run = PREVIOUS.unwrap_or(unguarded::standard_ProcessUtility);
         run(statement, text, read_only_tree, context, params, environment, dest, completion);
         leave_utility(before);
-    }
-}
-
-#[allow(non_snake_case, reason = "the name is Postgres'")]
-mod unguarded {
-    use super::{c_char, pg_sys};
-
-    unsafe extern "C-unwind" {
-        pub fn standard_ProcessUtility(
-            statement: *mut pg_sys::PlannedStmt,
-            query: *const c_char,
-            read_only_tree: bool,
-            context: pg_sys::ProcessUtilityContext::Type,
-            params: pg_sys::ParamListInfo,
-            environment: *mut pg_sys::QueryEnvironment,
-            dest: *mut pg_sys::DestReceiver,
-            completion: *mut pg_sys::QueryCompletion,
-        );
     }
 }
 

@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use super::account::active_account;
 use super::{Identity, check_user_name};
 use crate::error::SqlError;
+use crate::tableam::raw::unguarded;
 
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -309,24 +310,6 @@ unsafe extern "C-unwind" fn process_utility(
 extern "C-unwind" fn end_login(span: Span) {
     if SESSION_LOGIN.get().is_some_and(|text| !text.is_empty()) {
         set_login(None, span);
-    }
-}
-
-#[allow(non_snake_case, reason = "the name is Postgres'")]
-mod unguarded {
-    use super::{c_char, pg_sys};
-
-    unsafe extern "C-unwind" {
-        pub fn standard_ProcessUtility(
-            statement: *mut pg_sys::PlannedStmt,
-            query: *const c_char,
-            read_only_tree: bool,
-            context: pg_sys::ProcessUtilityContext::Type,
-            params: pg_sys::ParamListInfo,
-            environment: *mut pg_sys::QueryEnvironment,
-            dest: *mut pg_sys::DestReceiver,
-            completion: *mut pg_sys::QueryCompletion,
-        );
     }
 }
 

@@ -423,11 +423,7 @@ impl Scan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::segment::stored_cases::JSONB;
-
-    fn bytes(hex: &str) -> Vec<u8> {
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-    }
+    use crate::segment::stored_cases::{JSONB, bytes};
 
     #[test]
     fn the_text_is_what_postgres_prints_and_leads_back() {

@@ -199,11 +199,7 @@ fn build(negative: bool, whole: &[u8], fraction: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::segment::stored_cases::NUMERIC;
-
-    fn bytes(hex: &str) -> Vec<u8> {
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-    }
+    use crate::segment::stored_cases::{NUMERIC, bytes};
 
     #[test]
     fn the_text_is_what_postgres_prints_and_leads_back() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::stored_cases::{JSONB, NUMERIC};
+use super::stored_cases::{JSONB, NUMERIC, bytes};
 use super::{Align, Column, ColumnKind, LargeValues, StoredValue, TableSchema};
 use crate::error::{Error, Result};
 use crate::ids::{Lsn, Tid};
@@ -122,10 +122,6 @@ pub fn random_schema(random: &mut Random) -> TableSchema {
     schema(columns)
 }
 
-pub fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits")).collect()
-}
-
 fn random_text(random: &mut Random, longest: usize) -> Vec<u8> {
     const PIECES: [&str; 10] = ["a", "message ", "é", "日本", "😀", "\n", "\"", "\\", "  ", "\u{1}"];
     let length = random.below(longest + 1);
@@ -186,9 +182,9 @@ fn random_payload(random: &mut Random, kind: &ColumnKind, len: i16) -> Vec<u8> {
             random.pick(&[0, time, i64::MIN, i64::MAX, 9_223_371_331_199_999_999]).to_le_bytes().to_vec()
         }
         ColumnKind::Numeric { scale: 2, .. } if !random.one_in(10) => numeric_2(random),
-        ColumnKind::Numeric { .. } | ColumnKind::NumericText => hex(random.pick(NUMERIC).0),
+        ColumnKind::Numeric { .. } | ColumnKind::NumericText => bytes(random.pick(NUMERIC).0),
         ColumnKind::Jsonb if random.one_in(50) => random_bytes(random, 12),
-        ColumnKind::Jsonb => hex(random.pick(JSONB).0),
+        ColumnKind::Jsonb => bytes(random.pick(JSONB).0),
         ColumnKind::Array { element, element_oid, len, align, .. } => random_array(random, element, *element_oid, *len, *align),
         _ if len > 0 => random_bytes(random, len as usize),
         _ if len == -2 => random_text(random, 40),

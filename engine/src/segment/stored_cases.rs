@@ -1,5 +1,10 @@
 //! Values as PostgreSQL 15 stores them, in hexadecimal digits without the varlena header, with what it prints for them.
 
+/// The bytes behind hexadecimal digits.
+pub fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits")).collect()
+}
+
 pub const NUMERIC: &[(&str, &str)] = &[
     ("0080", "0"),
     ("0081", "0.00"),
