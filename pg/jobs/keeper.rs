@@ -58,7 +58,11 @@ fn hand_over(me: Me) {
             raise(&me.cache.header().main_wake);
         }
         Ok(false) => {}
-        Err(error) => error.log(PgLogLevel::LOG),
+        Err(error) => {
+            error.log(PgLogLevel::LOG);
+            // A runner queues what it finds, too.
+            process::wake_at(me, Some(1000));
+        }
     }
 }
 
@@ -71,7 +75,7 @@ fn log_failure(result: Result<(), SqlError>) {
 /// Finds jobs whose process is gone and retries whose time has come, and has old rows removed.
 fn keep_house(me: Me) {
     let board = me.cache.jobs();
-    log_failure(transaction(c"KalamDB: looking for jobs left behind", || {
+    let found = transaction(c"KalamDB: looking for jobs left behind", || {
         for job in table::running() {
             if board.running(job.0).is_none() {
                 let error = SqlError::from(
@@ -82,15 +86,17 @@ fn keep_house(me: Me) {
                 table::fail(job, &error, true);
             }
         }
-        for milliseconds in table::retries() {
-            board.want_at(me.database, process::now() + milliseconds);
-        }
         let orphans = policy::end_retention()?;
         if orphans || table::has_old() {
             table::add(&own_job(Kind::Cleanup))?;
         }
-        Ok(())
-    }));
+        Ok(table::next_retry())
+    });
+    match found {
+        // Once everybody can see it: a runner that comes earlier would find nothing and leave.
+        Ok(next) => process::wake_at(me, next),
+        Err(error) => error.log(PgLogLevel::LOG),
+    }
 }
 
 /// A job on no table that the keeper adds itself.
@@ -102,7 +108,7 @@ fn own_job(kind: Kind) -> NewJob<'static> {
 
 fn serve_requests(me: Me) -> bool {
     let mut any = false;
-    while let Some(request) = me.cache.jobs().take_request(me.database) {
+    while let Some(request) = me.cache.jobs().take_request(me.database, me.place) {
         any = true;
         let answer = transaction(c"KalamDB: request", || serve(me, &request.text));
         request.answer(&match answer {
@@ -176,13 +182,15 @@ fn state(request: &Value) -> Result<Value, SqlError> {
 }
 
 fn cancel(me: Me, request: &Value) -> Result<Value, SqlError> {
-    let (id, job) = job_of(request)?;
+    let (id, _) = job_of(request)?;
     if table::cancel_waiting(&id) {
         me.cache.jobs().tell_job_changed();
         return Ok(json!(true));
     }
+    // A runner may have taken it in the meantime, for whose commit the attempt to cancel it as a waiting one has waited.
+    let is_running = table::state_of(&id).is_some_and(|job| job.state == "running");
     let running = JobId::parse(&id).and_then(|id| me.cache.jobs().running(id.0));
-    let (Some(process), true) = (running, job.state == "running") else { return Ok(json!(false)) };
+    let (Some(process), true) = (running, is_running) else { return Ok(json!(false)) };
     process.cancelled.store(1, Ordering::Release);
     let pid = process.pid.load(Ordering::Acquire);
     // SAFETY: signals a process of this server that runs the job, as pg_cancel_backend does.

@@ -178,6 +178,14 @@ pub fn pause() {
     check_for_interrupts();
 }
 
+/// Has a runner look at the job table in so many milliseconds, if any.
+pub fn wake_at(me: Me, milliseconds: Option<u64>) {
+    if let Some(milliseconds) = milliseconds {
+        // The table's clock is finer than the board's.
+        me.cache.jobs().want_at(me.database, now() + milliseconds + 1);
+    }
+}
+
 /// The time on the board's clock.
 pub fn now() -> u64 {
     monotonic_ms()

@@ -47,22 +47,25 @@ pub fn run(me: Me) {
         // Whatever is queued from here on raises the flag again.
         board.take_wanted(me.database, wanted::QUEUED);
         let claimed = transaction(c"KalamDB: taking a job", || {
+            // Those that a keeper could not hand over.
+            table::queue_new();
             let job = table::claim();
             if let Some(job) = &job {
                 begin(me, job);
             }
             // Another runner may take what is left, if one may be started.
-            Ok((table::has_claimable(), job))
+            Ok((job, table::has_claimable(), table::next_retry()))
         });
         match claimed {
-            Ok((more, Some(job))) => {
+            Ok((Some(job), more, _)) => {
                 if more {
                     board.want(me.database, wanted::QUEUED);
                     raise(&me.cache.header().main_wake);
                 }
                 run_one(me, &job);
             }
-            Ok((_, None)) => return,
+            // The board knows the first retry of a database only; the others are noted when that one is served.
+            Ok((None, _, next)) => return process::wake_at(me, next),
             Err(error) => {
                 me.process.job.store(0, Ordering::Release);
                 error.log(PgLogLevel::LOG);
@@ -96,40 +99,46 @@ fn run_one(me: Me, job: &Job) {
     let result = kinds::run(me, job, &mut progress);
     // A cancel that came too late must not hit the statements that say how it ended.
     process::pause();
-    let ended = transaction(c"KalamDB: noting the end of a job", || {
-        note_end(me, job, &result, progress.counts());
-        Ok(())
-    });
-    if let Err(error) = ended {
-        // The keeper finds the row.
-        error.log(PgLogLevel::WARNING);
-        board.want(me.database, wanted::HOUSEKEEPING);
+    let ended = transaction(c"KalamDB: noting the end of a job", || Ok(note_end(me, job, &result, progress.counts())));
+    match ended {
+        // Once everybody can see it: a runner that comes earlier would find nothing and leave.
+        Ok(next) => process::wake_at(me, next),
+        Err(error) => {
+            // The keeper finds the row.
+            error.log(PgLogLevel::WARNING);
+            board.want(me.database, wanted::HOUSEKEEPING);
+        }
     }
     me.process.job.store(0, Ordering::Release);
     row_count::forget();
     board.tell_job_changed();
 }
 
-fn note_end(me: Me, job: &Job, result: &Result<String, SqlError>, counts: [u64; 4]) {
+/// Returns the milliseconds after which the job is to be tried again, if it is.
+fn note_end(me: Me, job: &Job, result: &Result<String, SqlError>, counts: [u64; 4]) -> Option<u64> {
     let error = match result {
-        Ok(message) => return table::complete(job.id, message, counts),
+        Ok(message) => {
+            table::complete(job.id, message, counts);
+            return None;
+        }
         Err(error) => error,
     };
-    if me.process.cancelled.load(Ordering::Acquire) != 0 {
-        return table::cancel(job.id, "cancelled while it ran");
-    }
-    if process::terminate_requested() {
-        me.cache.jobs().want_at(me.database, process::now());
-        return table::give_back(job.id, "the process that ran the job was asked to leave");
-    }
-    if error.is_cancelled() {
-        return table::cancel(job.id, "its process was told to cancel the statement");
-    }
-    if job.relation != pg_sys::InvalidOid && !policy::relation_exists(job.relation) {
-        return table::cancel(job.id, "the table was dropped");
-    }
-    match table::fail(job.id, error, error.may_pass()) {
-        Some(milliseconds) => me.cache.jobs().want_at(me.database, process::now() + milliseconds),
-        None => error.log(PgLogLevel::WARNING),
-    }
+    let reason = if me.process.cancelled.load(Ordering::Acquire) != 0 {
+        "cancelled while it ran"
+    } else if process::terminate_requested() {
+        table::give_back(job.id, "the process that ran the job was asked to leave");
+        return Some(0);
+    } else if error.is_cancelled() {
+        "its process was told to cancel the statement"
+    } else if job.relation != pg_sys::InvalidOid && !policy::relation_exists(job.relation) {
+        "the table was dropped"
+    } else {
+        let next = table::fail(job.id, error, error.may_pass());
+        if next.is_none() {
+            error.log(PgLogLevel::WARNING);
+        }
+        return next;
+    };
+    table::cancel(job.id, reason);
+    None
 }

@@ -125,16 +125,14 @@ pub fn queue_new() -> bool {
     query_one("SELECT 'yes' FROM kalam.job WHERE state = 'queued' LIMIT 1", &[]).is_some()
 }
 
-/// Milliseconds until each job that is to be tried again is due.
-pub fn retries() -> Vec<u64> {
-    query(
-        "SELECT greatest(0, pg_catalog.ceil(extract(epoch FROM not_before - pg_catalog.clock_timestamp()) * 1000))::bigint::text
+/// Milliseconds until the first of the jobs that are to be tried again is due; none if there are no such jobs.
+pub fn next_retry() -> Option<u64> {
+    let due = query_one(
+        "SELECT greatest(0, pg_catalog.ceil(extract(epoch FROM min(not_before) - pg_catalog.clock_timestamp()) * 1000))::bigint::text
          FROM kalam.job WHERE state = 'retrying'",
         &[],
-    )
-    .iter()
-    .filter_map(|row| text(row, 0)?.parse().ok())
-    .collect()
+    );
+    due.and_then(|milliseconds| milliseconds.parse().ok())
 }
 
 /// The jobs that the table calls running.

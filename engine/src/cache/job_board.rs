@@ -43,6 +43,9 @@ pub enum Duty {
     Runner = 2,
 }
 
+/// The taker of a request that no job process took.
+const NO_PLACE: usize = u32::MAX as usize;
+
 const FREE: u32 = 0;
 const STARTING: u32 = 1;
 const ALIVE: u32 = 2;
@@ -97,7 +100,19 @@ impl Text {
 struct RequestSlot {
     state: AtomicU32,
     database: AtomicU32,
+    /// The place of the process that took it, in the list of processes.
+    taker: AtomicU32,
     text: Text,
+}
+
+impl RequestSlot {
+    /// Lets another process take a request that was taken and not answered.
+    fn give_back(&self) {
+        self.taker.store(NO_PLACE as u32, Ordering::Release);
+        if self.state.compare_exchange(TAKEN, POSTED, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            let _ = self.state.compare_exchange(ABANDONED, FREE, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
 }
 
 /// One process that runs jobs or keeps a job table.
@@ -199,9 +214,11 @@ impl PostedRequest<'_> {
 impl Drop for PostedRequest<'_> {
     fn drop(&mut self) {
         let state = &self.slot.state;
-        // Whoever is about to answer an abandoned request frees it.
-        if state.compare_exchange(TAKEN, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            state.store(FREE, Ordering::Release);
+        let change = |from, to| state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        // Whoever is about to answer an abandoned request frees it. A request goes from posted to taken at any moment, and back
+        // when its taker ends: only the one who changes its state out of such a one may free it.
+        while !(change(POSTED, FREE) || change(TAKEN, ABANDONED) || change(ANSWERED, FREE)) {
+            std::hint::spin_loop();
         }
     }
 }
@@ -217,6 +234,7 @@ impl TakenRequest<'_> {
     /// Answers it.
     pub fn answer(self, text: &str) {
         self.slot.text.set(text);
+        self.slot.taker.store(NO_PLACE as u32, Ordering::Release);
         let state = &self.slot.state;
         if state.compare_exchange(TAKEN, ANSWERED, Ordering::AcqRel, Ordering::Acquire).is_err() {
             state.store(FREE, Ordering::Release);
@@ -229,6 +247,9 @@ impl JobBoard {
     pub(super) fn format(&self) {
         self.latch.reset();
         self.next_deadline.store(u64::MAX, Ordering::Relaxed);
+        for request in &self.requests {
+            request.taker.store(NO_PLACE as u32, Ordering::Relaxed);
+        }
         for database in &self.databases {
             database.queue_at.store(u64::MAX, Ordering::Relaxed);
         }
@@ -258,12 +279,20 @@ impl JobBoard {
         Some(PostedRequest { slot })
     }
 
-    /// Takes a request for a database.
-    pub fn take_request(&self, database: u32) -> Option<TakenRequest<'_>> {
+    /// Takes a request for a database, for the process in a place.
+    pub fn take_request(&self, database: u32, taker: usize) -> Option<TakenRequest<'_>> {
         self.requests.iter().find_map(|slot| {
-            let mine = slot.database.load(Ordering::Relaxed) == database;
-            let taken = mine && slot.state.compare_exchange(POSTED, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok();
-            taken.then(|| TakenRequest { slot, text: slot.text.get() })
+            let is_mine = || slot.database.load(Ordering::Relaxed) == database;
+            if !is_mine() || slot.state.compare_exchange(POSTED, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                return None;
+            }
+            slot.taker.store(taker as u32, Ordering::Release);
+            if !is_mine() {
+                // Another request came into the place since it was looked at.
+                slot.give_back();
+                return None;
+            }
+            Some(TakenRequest { slot, text: slot.text.get() })
         })
     }
 
@@ -368,7 +397,7 @@ impl JobBoard {
 
     /// Answers every request for a database that no process has taken.
     pub fn refuse_requests(&self, database: u32, text: &str) {
-        while let Some(request) = self.take_request(database) {
+        while let Some(request) = self.take_request(database, NO_PLACE) {
             request.answer(text);
         }
     }
@@ -454,9 +483,14 @@ impl JobBoard {
         })
     }
 
-    /// Frees the place of a process that has ended; returns the job that it ran to its own end.
+    /// Frees the place of a process that has ended; returns the job that it ran to its own end. What it took and did not answer
+    /// waits for the next one.
     pub fn process_ended(&self, place: usize) -> u64 {
         let process = self.process(place);
+        for slot in self.requests.iter().filter(|slot| slot.taker.load(Ordering::Acquire) as usize == place) {
+            slot.give_back();
+            self.want(process.database(), wanted::REQUESTS);
+        }
         let job = process.job.swap(0, Ordering::AcqRel);
         process.pid.store(0, Ordering::Release);
         process.state.store(FREE, Ordering::Release);

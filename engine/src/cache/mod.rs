@@ -30,7 +30,8 @@ pub use frame::LoadFailure;
 pub use guard::{Exclusive, ExclusiveGuard, LatchedPage, Pin, SharedGuard};
 pub use header::{Counters, FAILURE_TEXT, Header, LAYOUT_VERSION, WorkerState, raise};
 pub use job_board::{
-    DatabaseWish, Duty, JOB_PROCESSES, JOB_TEXT, JobBoard, JobProcess, PostedRequest, TakenRequest, monotonic_ms, wanted,
+    DatabaseWish, Duty, JOB_PROCESSES, JOB_REQUESTS, JOB_TEXT, JobBoard, JobProcess, PostedRequest, TakenRequest, monotonic_ms,
+    wanted,
 };
 pub use latch::{Latch, Wait, WaitForever, set_latch_hooks};
 pub use layout::{CacheConfig, SharedMemory};
