@@ -63,11 +63,20 @@ CREATE VIEW kalam.tables AS
                 'kalam.stream_handler(internal)'::pg_catalog.regprocedure)
             AND c.relkind IN ('r', 'm')
     )
-    SELECT k.nspname AS schemaname, k.relname AS tablename, k.amname AS access_method, s.blocks, s.hot_bytes, s.index_bytes
+    SELECT k.nspname AS schemaname, k.relname AS tablename, k.amname AS access_method, s.blocks, s.hot_bytes, s.index_bytes,
+        s.cold_bytes, s.total_bytes
     FROM kalam k
     CROSS JOIN LATERAL kalam.table_stats(k.oid, missing_ok => true) s;
 COMMENT ON VIEW kalam.tables IS 'KalamDB tables of the database and their sizes; without a size: the storage is missing';
 GRANT SELECT ON kalam.tables TO PUBLIC;
+
+CREATE VIEW kalam.namespaces AS
+    SELECT t.schemaname, pg_catalog.count(*) AS tables, pg_catalog.sum(t.hot_bytes)::bigint AS hot_bytes,
+        pg_catalog.sum(t.index_bytes)::bigint AS index_bytes, pg_catalog.sum(t.cold_bytes)::bigint AS cold_bytes,
+        pg_catalog.sum(t.total_bytes)::bigint AS total_bytes
+    FROM kalam.tables t GROUP BY t.schemaname;
+COMMENT ON VIEW kalam.namespaces IS 'schemas with KalamDB tables: how many, and their sizes together';
+GRANT SELECT ON kalam.namespaces TO PUBLIC;
 
 -- Deleted rows
 
@@ -104,13 +113,13 @@ COMMENT ON FUNCTION kalam.undelete(regclass, "any") IS 'inserts the last deleted
 
 -- Segments
 
-CREATE FUNCTION kalam.table_segments(relation regclass, OUT segment bigint, OUT partition bigint, OUT location text, OUT path text,
+CREATE FUNCTION kalam.table_segments(relation regclass, OUT segment bigint, OUT user_id text, OUT location text, OUT path text,
         OUT rows bigint, OUT live_rows bigint, OUT bytes bigint, OUT hot_bytes bigint, OUT min_tid text, OUT max_tid text,
         OUT columns jsonb, OUT schema_version integer, OUT created_at timestamptz, OUT state text)
     RETURNS SETOF record
     LANGUAGE c STRICT VOLATILE ROWS 10 AS 'MODULE_PATHNAME', 'table_segments_wrapper';
 COMMENT ON FUNCTION kalam.table_segments(regclass) IS
-    'segments with the cold rows of a KalamDB table that the caller owns; columns: least and greatest value by attribute number';
+    'segments with the cold rows of a KalamDB table that the caller owns; of a user table, those with rows that the statement may see. columns: least and greatest value by attribute number';
 
 CREATE FUNCTION kalam.rebuild_segments(relation regclass) RETURNS bigint
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'rebuild_segments_wrapper';

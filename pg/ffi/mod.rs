@@ -1,9 +1,10 @@
-//! Safe faces of raw Postgres: interrupts, critical sections, and what differs between its versions.
+//! Safe faces of raw Postgres: interrupts, critical sections, utility statements, and what differs between its versions.
 
 pub mod catalog;
 pub mod compat;
 pub mod interrupts;
 pub mod sql;
+pub mod utility;
 
 // The macro that guards hand-declared functions of Postgres looks for its helper here.
 pub use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;

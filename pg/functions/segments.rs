@@ -1,5 +1,6 @@
 //! The segments of one table: what `kalam.segments` shows.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use kalamdb_engine::cold::{SegmentRecord, SegmentUse};
@@ -8,14 +9,18 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
 use crate::cold::segments_of;
+use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
+use crate::gate::{Access, is_partitioned};
+use crate::tableam::partition;
 use crate::tableam::storage::{Storage, require_table};
 use crate::worker::requests;
 
 /// Seconds from 1970 to Postgres' epoch.
 const EPOCH: i64 = 946_684_800;
 
-/// The segments of a table; no row if it was dropped meanwhile, has no storage, or belongs to somebody else.
+/// The segments of a table; no row if it was dropped meanwhile, has no storage, or belongs to somebody else. Of a user table's
+/// segments, a statement has those whose rows it may see.
 #[pg_extern]
 #[allow(clippy::type_complexity, reason = "the macro reads the columns from the signature and takes no alias")]
 fn table_segments(
@@ -24,7 +29,7 @@ fn table_segments(
     'static,
     (
         name!(segment, i64),
-        name!(partition, i64),
+        name!(user_id, Option<String>),
         name!(location, String),
         name!(path, String),
         name!(rows, i64),
@@ -39,14 +44,14 @@ fn table_segments(
         name!(state, &'static str),
     ),
 > {
-    let Some((records, uses)) = read(relation) else { return TableIterator::empty() };
+    let Some(Found { records, uses, users }) = read(relation) else { return TableIterator::empty() };
     let rows: Vec<_> = records
         .into_iter()
         .map(|record| {
             let live = uses.get(&record.segment).copied().unwrap_or_default();
             (
                 clip(record.segment),
-                i64::from(record.partition),
+                users.get(&record.partition).cloned(),
                 record.place.location.clone(),
                 record.place.path.clone(),
                 clip(record.rows),
@@ -71,7 +76,15 @@ fn rebuild_segments(relation: pg_sys::Oid) -> i64 {
     clip(crate::cold::rebuild_segments(relation).segments)
 }
 
-fn read(relation: pg_sys::Oid) -> Option<(Vec<SegmentRecord>, std::collections::HashMap<u64, SegmentUse>)> {
+/// What a statement may know of a table's segments.
+struct Found {
+    records: Vec<SegmentRecord>,
+    uses: HashMap<u64, SegmentUse>,
+    /// Whose rows the segments have, by partition; empty if the rows belong to nobody.
+    users: HashMap<u32, String>,
+}
+
+fn read(relation: pg_sys::Oid) -> Option<Found> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     // SAFETY: opened with a lock and closed below; after an ERROR the resource owner closes it.
     let rel = unsafe { pg_sys::try_relation_open(relation, lock) };
@@ -84,11 +97,28 @@ fn read(relation: pg_sys::Oid) -> Option<(Vec<SegmentRecord>, std::collections::
     let has_segments = |storage: &Storage| storage.descriptor.segments.load(Ordering::Acquire) > 0;
     let found = Storage::find(rel).filter(|_| is_own).filter(has_segments).map(|storage| {
         let wait = BackendWait::new(storage.cache);
-        segments_of(&storage, &requests::client(storage.cache, &wait))
+        let access = Access::of_statement(rel, &storage, &wait);
+        let (mut records, uses) = segments_of(&storage, &requests::client(storage.cache, &wait));
+        records.retain(|record| access.allows_partition(record.partition));
+        let users = if is_partitioned(rel) { users_of(&storage, access, &wait) } else { HashMap::new() };
+        Found { records, uses, users }
     });
     // SAFETY: opened above.
     unsafe { pg_sys::relation_close(rel, lock) };
     found
+}
+
+/// The names of a table's users whose rows a statement may see, by partition.
+fn users_of(storage: &Storage, access: Access, wait: &BackendWait) -> HashMap<u32, String> {
+    let mut users = HashMap::new();
+    partition::each_user(storage, wait, &mut |partition, name| {
+        if access.allows_partition(partition) {
+            users.insert(partition, String::from_utf8_lossy(name).into_owned());
+        }
+        Ok(())
+    })
+    .or_raise();
+    users
 }
 
 /// What is left of a segment in the table.

@@ -14,42 +14,24 @@ use pgrx::{pg_guard, pg_sys};
 use super::context::{enter_utility, leave_utility, work_on_whole_tables};
 use super::is_user_table;
 use crate::error::{SqlError, raise};
+use crate::ffi::utility::Statement;
 use crate::tableam;
-use crate::tableam::raw::unguarded;
 
-static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
-
-/// Installs the hook; once per process.
-pub fn init() {
-    // SAFETY: hooks are chained while the library is loaded, by the process' only thread; the function stays loaded.
+/// Changes a statement that concerns user tables, and has it run as what it is for the gate.
+///
+/// # Safety
+/// See [`crate::ffi::utility::Handler`].
+pub unsafe fn watch(statement: Statement) {
+    // SAFETY: a parsed statement; a read-only tree is copied before it is changed.
     unsafe {
-        PREVIOUS = pg_sys::ProcessUtility_hook;
-        pg_sys::ProcessUtility_hook = Some(process_utility);
-    }
-}
-
-/// Runs a utility statement. Without a guard, like the executor's hooks: errors jump over this frame.
-#[allow(clippy::too_many_arguments, reason = "the signature is Postgres'")]
-unsafe extern "C-unwind" fn process_utility(
-    statement: *mut pg_sys::PlannedStmt,
-    text: *const c_char,
-    read_only_tree: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    params: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    dest: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    // SAFETY: a parsed statement; the arguments are passed on as they came, but for a copy of the tree in place of a read-only one.
-    unsafe {
-        let (statement, read_only_tree) = if changes((*statement).utilityStmt) {
-            (prepare_statement(statement, read_only_tree), false)
+        let statement = if changes(statement.node()) {
+            let (planned, read_only_tree) = statement.planned();
+            statement.replaced(prepare_statement(planned, read_only_tree))
         } else {
-            (statement, read_only_tree)
+            statement
         };
-        let before = enter_utility(works_on_whole_tables((*statement).utilityStmt));
-        let run = PREVIOUS.unwrap_or(unguarded::standard_ProcessUtility);
-        run(statement, text, read_only_tree, context, params, environment, dest, completion);
+        let before = enter_utility(works_on_whole_tables(statement.node()));
+        statement.run();
         leave_utility(before);
     }
 }

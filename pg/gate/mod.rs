@@ -6,7 +6,7 @@
 //! `row_security = off`, as do the server's own passes over a whole table: index builds, rewrites, VACUUM, checks of foreign keys.
 
 mod context;
-mod ddl;
+pub mod ddl;
 mod estimates;
 mod planner;
 
@@ -44,7 +44,6 @@ pub fn init() {
     context::init();
     planner::init();
     estimates::init();
-    ddl::init();
 }
 
 impl Access {
@@ -86,6 +85,15 @@ impl Access {
             Access::All => true,
             Access::Nothing => false,
             Access::Partition(partition) => page.partition() == partition,
+        }
+    }
+
+    /// Whether anything of a partition may be seen.
+    pub fn allows_partition(self, partition: u32) -> bool {
+        match self {
+            Access::All => true,
+            Access::Nothing => false,
+            Access::Partition(own) => own == partition,
         }
     }
 }

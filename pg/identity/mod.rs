@@ -33,11 +33,6 @@ pub fn define_settings() {
     session::define();
 }
 
-/// What a process registers with Postgres when it loads the library.
-pub fn init() {
-    session::init();
-}
-
 /// The effective user's name; see [`current_identity`].
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use super::account::active_account;
 use super::{Identity, check_user_name};
 use crate::error::SqlError;
-use crate::tableam::raw::unguarded;
+use crate::ffi::utility::Statement;
 
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -22,8 +22,6 @@ const SESSION_LOGIN_NAME: &CStr = c"kalam.session_login";
 
 /// Whether this library itself is setting [`SESSION_LOGIN`].
 static SETTING_LOGIN: AtomicBool = AtomicBool::new(false);
-
-static mut PREVIOUS_UTILITY_HOOK: pg_sys::ProcessUtility_hook_type = None;
 
 /// What made a user the effective one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,15 +64,6 @@ pub fn define() {
             None,
             None,
         );
-    }
-}
-
-/// Watches for statements that end a login.
-pub fn init() {
-    // SAFETY: hooks are chained while the library is loaded, by the process' only thread that runs Postgres code.
-    unsafe {
-        PREVIOUS_UTILITY_HOOK = pg_sys::ProcessUtility_hook;
-        pg_sys::ProcessUtility_hook = Some(process_utility);
     }
 }
 
@@ -280,26 +269,15 @@ fn explain(wrong: Option<&'static CStr>) -> bool {
     false
 }
 
-/// Runs a utility statement; a change of the session's role ends the login, for as long as the change itself lasts.
+/// Watches for statements that end a login: a change of the session's role does, for as long as the change itself lasts.
 ///
-/// Without a guard, as the statement may run a user's code: its errors keep their context and jump over this frame, which owns
-/// nothing.
-#[allow(clippy::too_many_arguments, reason = "the signature is Postgres'")]
-unsafe extern "C-unwind" fn process_utility(
-    statement: *mut pg_sys::PlannedStmt,
-    query: *const c_char,
-    read_only_tree: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    params: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    dest: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    // SAFETY: a parsed statement, looked at before it runs, which may free it; the arguments are passed on as they came.
+/// # Safety
+/// See [`crate::ffi::utility::Handler`].
+pub unsafe fn watch(statement: Statement) {
+    // SAFETY: a parsed statement, looked at before it runs, which may free it.
     unsafe {
-        let ends_login = role_change((*statement).utilityStmt);
-        let run = PREVIOUS_UTILITY_HOOK.unwrap_or(unguarded::standard_ProcessUtility);
-        run(statement, query, read_only_tree, context, params, environment, dest, completion);
+        let ends_login = role_change(statement.node());
+        statement.run();
         if let Some(span) = ends_login {
             end_login(span);
         }

@@ -13,7 +13,7 @@ use super::process;
 use crate::error::OrRaise;
 use crate::ffi::catalog;
 use crate::ffi::interrupts::BackendWait;
-use crate::options::statement::elements;
+use crate::ffi::utility::{Statement, elements};
 use crate::shmem::attached_cache;
 
 /// How long job processes may take to leave before Postgres itself is left to refuse the statement.
@@ -22,11 +22,27 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(4);
 /// How long no process is started for the database if the statement fails.
 const HOLD_MILLISECONDS: u64 = 6_000;
 
-/// The name of the database that a statement wants for itself; null if there is none.
+/// Has job processes leave a database that a statement wants for itself, while it runs.
 ///
 /// # Safety
-/// The node is a statement about databases or names.
-pub unsafe fn to_be_alone_in(node: *mut pg_sys::Node) -> *const c_char {
+/// See [`crate::ffi::utility::Handler`].
+pub unsafe fn watch(statement: Statement) {
+    // SAFETY: a parsed statement, looked at before it runs, which may free it.
+    unsafe {
+        let tag = (*statement.node()).type_;
+        if !matches!(tag, NodeTag::T_DropdbStmt | NodeTag::T_RenameStmt | NodeTag::T_AlterDatabaseStmt | NodeTag::T_CreatedbStmt)
+        {
+            return statement.run();
+        }
+        let cleared = clear(statement.node());
+        statement.run();
+        release(cleared, tag == NodeTag::T_DropdbStmt);
+    }
+}
+
+/// The name of the database that a statement wants for itself; null if there is none.
+///
+unsafe fn to_be_alone_in(node: *mut pg_sys::Node) -> *const c_char {
     // SAFETY: the tag says what the node is; its strings live as long as it does.
     unsafe {
         match (*node).type_ {
@@ -56,16 +72,19 @@ unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> *mut pg_sys::DefEle
     }
 }
 
-/// Has all job processes leave a database, if the current user may alter it. Returns its OID, or the invalid one.
+/// Has all job processes leave the database of a statement, if the current user may alter it. Returns its OID, or the invalid one.
 ///
 /// # Safety
-/// The name is null or a terminated string.
-pub unsafe fn clear(name: *const c_char) -> pg_sys::Oid {
+/// The node is a statement about databases or names.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn clear(node: *mut pg_sys::Node) -> pg_sys::Oid {
+    // SAFETY: see above.
+    let name = unsafe { to_be_alone_in(node) };
     let Some(cache) = attached_cache() else { return pg_sys::InvalidOid };
     if name.is_null() {
         return pg_sys::InvalidOid;
     }
-    // SAFETY: see above; looks into the catalog.
+    // SAFETY: the name is a terminated string; looks into the catalog.
     let oid = unsafe { pg_sys::get_database_oid(name, true) };
     if oid == pg_sys::InvalidOid || !catalog::is_owner_of_database(oid) {
         return pg_sys::InvalidOid;
@@ -90,7 +109,8 @@ pub unsafe fn clear(name: *const c_char) -> pg_sys::Oid {
 }
 
 /// Lets processes start again in a database that the statement left alone, or forgets one that it dropped.
-pub fn release(database: pg_sys::Oid, dropped: bool) {
+#[pgrx::pg_guard]
+extern "C-unwind" fn release(database: pg_sys::Oid, dropped: bool) {
     let Some(cache) = attached_cache() else { return };
     if database == pg_sys::InvalidOid {
         return;

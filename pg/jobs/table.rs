@@ -128,8 +128,8 @@ pub fn queue_new() -> bool {
 /// Milliseconds until the first of the jobs that are to be tried again is due; none if there are no such jobs.
 pub fn next_retry() -> Option<u64> {
     let due = query_one(
-        "SELECT greatest(0, pg_catalog.ceil(extract(epoch FROM min(not_before) - pg_catalog.clock_timestamp()) * 1000))::bigint::text
-         FROM kalam.job WHERE state = 'retrying'",
+        "SELECT greatest(0, pg_catalog.ceil(extract(epoch FROM not_before - pg_catalog.clock_timestamp()) * 1000))::bigint::text
+         FROM kalam.job WHERE state = 'retrying' ORDER BY not_before LIMIT 1",
         &[],
     );
     due.and_then(|milliseconds| milliseconds.parse().ok())

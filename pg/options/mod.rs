@@ -16,7 +16,6 @@ use pgrx::pg_sys;
 /// What a process registers with Postgres when it loads the library.
 pub fn init() {
     stored::init();
-    statement::init();
 }
 
 /// The options of a table: what it sets itself, over the defaults.

@@ -3,107 +3,34 @@
 //! Postgres refuses prefixes that it does not know before an access method is asked. So the statement goes on without them, and when
 //! it is through they are set as [`super::stored::set`] does. A session that has not loaded the library yet has the functions.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::{definition, stored};
 use crate::error::OrRaise;
 use crate::ffi::catalog::text_of;
-use crate::jobs::database;
+use crate::ffi::utility::{Statement, elements};
 use crate::tableam::raw::unguarded;
 
 const PREFIX: &CStr = c"kalam";
 
-static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
-
-/// What Postgres passes to the hook, to be passed on.
-#[derive(Clone, Copy)]
-struct Call {
-    statement: *mut pg_sys::PlannedStmt,
-    query: *const c_char,
-    read_only: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    params: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    destination: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-}
-
-/// Installs the hook; once per process.
-pub fn init() {
-    // SAFETY: hooks are chained while the library is loaded, by the process' only thread.
-    unsafe {
-        PREVIOUS = pg_sys::ProcessUtility_hook;
-        pg_sys::ProcessUtility_hook = Some(process_utility);
-    }
-}
-
-/// Errors of statements jump over this frame with all they have to say, so nothing in it may own anything.
-#[pgrx::pg_guard]
-#[allow(clippy::too_many_arguments, reason = "the hook's own signature")]
-unsafe extern "C-unwind" fn process_utility(
-    statement: *mut pg_sys::PlannedStmt,
-    query: *const c_char,
-    read_only: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    params: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    destination: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    let call = Call { statement, query, read_only, context, params, environment, destination, completion };
-    // SAFETY: Postgres passes a statement whose node says what it is.
-    unsafe {
-        let node = (*statement).utilityStmt;
-        match (*node).type_ {
-            NodeTag::T_CreateStmt if has_ours((*node.cast::<pg_sys::CreateStmt>()).options) => create_table(call),
-            NodeTag::T_CreateTableAsStmt if has_ours((*(*node.cast::<pg_sys::CreateTableAsStmt>()).into).options) => {
-                create_table(call);
-            }
-            NodeTag::T_AlterTableStmt if alters_ours(node.cast()) => alter_table(call),
-            NodeTag::T_DropdbStmt | NodeTag::T_RenameStmt | NodeTag::T_AlterDatabaseStmt | NodeTag::T_CreatedbStmt => {
-                let cleared = database::clear(database::to_be_alone_in(node));
-                go_on(call);
-                database::release(cleared, (*node).type_ == NodeTag::T_DropdbStmt);
-            }
-            _ => go_on(call),
-        }
-    }
-}
-
-/// Has the statement executed.
-unsafe fn go_on(call: Call) {
-    let Call { statement, query, read_only, context, params, environment, destination, completion } = call;
-    // SAFETY: what Postgres passed, or a changed copy of the statement.
-    unsafe {
-        match PREVIOUS {
-            Some(previous) => previous(statement, query, read_only, context, params, environment, destination, completion),
-            None => unguarded::standard_ProcessUtility(
-                statement,
-                query,
-                read_only,
-                context,
-                params,
-                environment,
-                destination,
-                completion,
-            ),
-        }
-    }
-}
-
-/// The cells of a list of nodes.
+/// Takes our options out of a statement, has the rest of it run, and applies them.
 ///
 /// # Safety
-/// The list is one of pointers, or null.
-pub unsafe fn elements<'l, T>(list: *mut pg_sys::List) -> &'l [*mut T] {
-    // SAFETY: a list of Postgres holds that many cells; those of a list of nodes are pointers.
+/// See [`crate::ffi::utility::Handler`].
+pub unsafe fn watch(statement: Statement) {
+    // SAFETY: a parsed statement whose tag says what it is.
     unsafe {
-        if list.is_null() {
-            return &[];
+        let node = statement.node();
+        match (*node).type_ {
+            NodeTag::T_CreateStmt if has_ours((*node.cast::<pg_sys::CreateStmt>()).options) => create_table(statement),
+            NodeTag::T_CreateTableAsStmt if has_ours((*(*node.cast::<pg_sys::CreateTableAsStmt>()).into).options) => {
+                create_table(statement);
+            }
+            NodeTag::T_AlterTableStmt if alters_ours(node.cast()) => alter_table(statement),
+            _ => statement.run(),
         }
-        std::slice::from_raw_parts((*list).elements.cast::<*mut T>(), (*list).length as usize)
     }
 }
 
@@ -175,12 +102,32 @@ unsafe fn copy_of(statement: *mut pg_sys::PlannedStmt) -> *mut pg_sys::PlannedSt
     unsafe { pg_sys::copyObjectImpl(statement.cast()).cast() }
 }
 
-unsafe fn create_table(mut call: Call) {
+/// A CREATE TABLE without our options, and the options.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Creation {
+    planned: *mut pg_sys::PlannedStmt,
+    relation: *mut pg_sys::RangeVar,
+    options: *mut pg_sys::List,
+    /// The relation is there, which IF NOT EXISTS permits.
+    existed: bool,
+}
+
+unsafe fn create_table(statement: Statement) {
     // SAFETY: a CREATE TABLE or CREATE TABLE AS with options.
     unsafe {
-        call.statement = copy_of(call.statement);
-        call.read_only = false;
-        let node = (*call.statement).utilityStmt;
+        let creation = prepare_creation(statement.planned().0);
+        statement.replaced(creation.planned).run();
+        finish_creation(creation);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn prepare_creation(planned: *mut pg_sys::PlannedStmt) -> Creation {
+    // SAFETY: see above.
+    unsafe {
+        let planned = copy_of(planned);
+        let node = (*planned).utilityStmt;
         let (options, relation, may_exist) = if (*node).type_ == NodeTag::T_CreateStmt {
             let create = node.cast::<pg_sys::CreateStmt>();
             (&raw mut (*create).options, (*create).relation, (*create).if_not_exists)
@@ -190,13 +137,19 @@ unsafe fn create_table(mut call: Call) {
         };
         // The statement may change its own copy of the name.
         let relation: *mut pg_sys::RangeVar = pg_sys::copyObjectImpl(relation.cast()).cast();
-        let ours = take_ours(options);
-        check(ours, true);
-        let existed = may_exist && new_relation(relation) != pg_sys::InvalidOid;
-        go_on(call);
-        if !existed {
+        let options = take_ours(options);
+        check(options, true);
+        Creation { planned, relation, options, existed: may_exist && new_relation(relation) != pg_sys::InvalidOid }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn finish_creation(creation: Creation) {
+    if !creation.existed {
+        // SAFETY: the statement has run; what was copied from it is still there.
+        unsafe {
             pg_sys::CommandCounterIncrement();
-            apply(new_relation(relation), ours, true);
+            apply(new_relation(creation.relation), creation.options, true);
         }
     }
 }
@@ -207,12 +160,35 @@ unsafe fn new_relation(relation: *mut pg_sys::RangeVar) -> pg_sys::Oid {
     unsafe { pg_sys::get_relname_relid((*relation).relname, pg_sys::RangeVarGetCreationNamespace(relation)) }
 }
 
-unsafe fn alter_table(mut call: Call) {
+/// An ALTER TABLE without its commands about our options, and those commands.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Alteration {
+    planned: *mut pg_sys::PlannedStmt,
+    relation: *mut pg_sys::RangeVar,
+    commands: *mut pg_sys::List,
+    missing_ok: bool,
+    /// Nothing else is left of the statement.
+    is_all: bool,
+}
+
+unsafe fn alter_table(statement: Statement) {
     // SAFETY: an ALTER TABLE that sets or resets options.
     unsafe {
-        call.statement = copy_of(call.statement);
-        call.read_only = false;
-        let statement = (*call.statement).utilityStmt.cast::<pg_sys::AlterTableStmt>();
+        let alteration = prepare_alteration(statement.planned().0);
+        if !alteration.is_all {
+            statement.replaced(alteration.planned).run();
+        }
+        finish_alteration(alteration);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn prepare_alteration(planned: *mut pg_sys::PlannedStmt) -> Alteration {
+    // SAFETY: see above.
+    unsafe {
+        let planned = copy_of(planned);
+        let statement = (*planned).utilityStmt.cast::<pg_sys::AlterTableStmt>();
         let mut left: *mut pg_sys::List = std::ptr::null_mut();
         let mut ours: *mut pg_sys::List = std::ptr::null_mut();
         for command in elements::<pg_sys::AlterTableCmd>((*statement).cmds) {
@@ -229,40 +205,54 @@ unsafe fn alter_table(mut call: Call) {
             }
             left = pg_sys::lappend(left, command.cast());
         }
-        let relation = if left.is_null() { lock_alone(statement) } else { alter_rest(call, statement, left) };
-        if relation != pg_sys::InvalidOid {
-            for command in elements::<pg_sys::AlterTableCmd>(ours) {
-                apply(relation, (**command).def.cast(), (**command).subtype == pg_sys::AlterTableType::AT_SetRelOptions);
-            }
+        (*statement).cmds = left;
+        Alteration {
+            planned,
+            // The statement may change its own copy of the name.
+            relation: pg_sys::copyObjectImpl((*statement).relation.cast()).cast(),
+            commands: ours,
+            missing_ok: (*statement).missing_ok,
+            is_all: left.is_null(),
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn finish_alteration(alteration: Alteration) {
+    // SAFETY: the rest of the statement has run, if there was any.
+    unsafe {
+        let relation = if alteration.is_all { lock_alone(alteration) } else { altered(alteration) };
+        if relation == pg_sys::InvalidOid {
+            return;
+        }
+        for command in elements::<pg_sys::AlterTableCmd>(alteration.commands) {
+            apply(relation, (**command).def.cast(), (**command).subtype == pg_sys::AlterTableType::AT_SetRelOptions);
         }
     }
 }
 
 /// Locks the table of a statement that says nothing but our options.
-unsafe fn lock_alone(statement: *mut pg_sys::AlterTableStmt) -> pg_sys::Oid {
+unsafe fn lock_alone(alteration: Alteration) -> pg_sys::Oid {
     // SAFETY: the name of the statement; the callback checks the rights before the lock is waited for.
     unsafe {
         let lock = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
-        let flags = if (*statement).missing_ok { pg_sys::RVROption::RVR_MISSING_OK } else { 0 };
+        let flags = if alteration.missing_ok { pg_sys::RVROption::RVR_MISSING_OK } else { 0 };
         let owned: pg_sys::RangeVarGetRelidCallback = Some(unguarded::RangeVarCallbackOwnsRelation);
-        let relation = pg_sys::RangeVarGetRelidExtended((*statement).relation, lock, flags, owned, std::ptr::null_mut());
+        let relation = pg_sys::RangeVarGetRelidExtended(alteration.relation, lock, flags, owned, std::ptr::null_mut());
         if relation == pg_sys::InvalidOid {
-            pgrx::notice!("relation \"{}\" does not exist, skipping", text_of((*(*statement).relation).relname));
+            pgrx::notice!("relation \"{}\" does not exist, skipping", text_of((*alteration.relation).relname));
         }
         relation
     }
 }
 
-/// Has the rest of the statement executed; returns its table.
-unsafe fn alter_rest(call: Call, statement: *mut pg_sys::AlterTableStmt, left: *mut pg_sys::List) -> pg_sys::Oid {
-    // SAFETY: as above.
+/// The table of a statement whose rest has run and locked it.
+unsafe fn altered(alteration: Alteration) -> pg_sys::Oid {
+    // SAFETY: the name of the statement.
     unsafe {
-        (*statement).cmds = left;
-        let relation: *mut pg_sys::RangeVar = pg_sys::copyObjectImpl((*statement).relation.cast()).cast();
-        go_on(call);
         pg_sys::CommandCounterIncrement();
         let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
         let flags = pg_sys::RVROption::RVR_MISSING_OK;
-        pg_sys::RangeVarGetRelidExtended(relation, lock, flags, None, std::ptr::null_mut())
+        pg_sys::RangeVarGetRelidExtended(alteration.relation, lock, flags, None, std::ptr::null_mut())
     }
 }

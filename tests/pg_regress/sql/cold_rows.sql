@@ -104,8 +104,10 @@ SELECT check_indexes('m');
 
 -- VACUUM leaves cold blocks alone, and its cutoffs move on.
 CREATE TABLE ages AS SELECT relfrozenxid::text::bigint AS before FROM pg_class WHERE oid = 'm'::regclass;
+CALL wait_for_old_snapshots();
 VACUUM (FREEZE) m;
 SELECT relfrozenxid::text::bigint > before AS moved, reltuples::int = 10000 AS counted FROM pg_class, ages WHERE oid = 'm'::regclass;
+CALL wait_for_old_snapshots();
 VACUUM (DISABLE_PAGE_SKIPPING) m;
 ANALYZE m;
 SELECT n_distinct::int FROM pg_stats WHERE tablename = 'm' AND schemaname = 'cold_rows' AND attname = 'topic';

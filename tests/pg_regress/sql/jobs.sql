@@ -121,3 +121,17 @@ ROLLBACK;
 \set VERBOSITY default
 DROP OWNED BY regress_kalam_stranger;
 DROP ROLE regress_kalam_stranger, regress_kalam_watcher;
+
+-- Processes leave when nothing is left to do, and none comes back for nothing.
+DO $$
+DECLARE
+    quiet int := 0;
+BEGIN
+    FOR i IN 1 .. 600 LOOP
+        PERFORM pg_stat_clear_snapshot(), pg_sleep(0.05);
+        quiet := CASE WHEN EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'kalamdb job')
+            THEN 0 ELSE quiet + 1 END;
+        EXIT WHEN quiet = 20;
+    END LOOP;
+    RAISE NOTICE 'quiet: %', quiet = 20;
+END $$;

@@ -54,6 +54,19 @@ BEGIN
     RETURN checked;
 END $$;
 
+-- Waits until no other process has a snapshot that keeps VACUUM from removing what was deleted before the call: jobs and
+-- autovacuum come at any time. Old transactions of other databases are counted: new snapshots here are as old.
+CREATE PROCEDURE wait_for_old_snapshots()
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_current_xact_id();
+    FOR i IN 1 .. 3000 LOOP
+        EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid <> pg_backend_pid()
+            AND greatest(age(backend_xmin), age(backend_xid)) > 0);
+        PERFORM pg_stat_clear_snapshot(), pg_sleep(0.01);
+    END LOOP;
+END $$;
+
 -- Runs a statement and says how it ended: 'ok' with the number of rows, or the
 -- SQLSTATE of its error.
 CREATE FUNCTION outcome(statement text) RETURNS text

@@ -84,6 +84,7 @@ INSERT INTO keyed VALUES (1, 'anew') ON CONFLICT DO NOTHING;
 
 -- VACUUM gives the storage back, so that a longer lifetime brings nothing back.
 CALL until_empty('keyed');
+CALL wait_for_old_snapshots();
 VACUUM keyed;
 ALTER TABLE keyed SET (kalam.ttl = '1 hour');
 SELECT count(*) FROM keyed;
@@ -94,6 +95,7 @@ SELECT count(*), min(id), max(id) FROM keyed;
 
 -- At most so many bytes: the oldest go.
 ALTER TABLE keyed SET (kalam.max_bytes = 200000);
+CALL wait_for_old_snapshots();
 VACUUM keyed;
 SELECT count(*) BETWEEN 150 AND 200 AS kept, max(id) FROM keyed WHERE id > 1;
 ALTER TABLE keyed RESET (kalam.max_bytes);

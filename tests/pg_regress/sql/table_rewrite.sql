@@ -51,6 +51,7 @@ SELECT count(*), count(*) FILTER (WHERE v = 'changed') FROM t;
 -- The index it was table_rewrite on last is remembered.
 CLUSTER t;
 SELECT is_ordered('t', 'id'), check_indexes('t');
+CALL wait_for_old_snapshots();
 VACUUM t;
 SELECT count(*) FROM t;
 
@@ -117,6 +118,7 @@ DELETE FROM t WHERE id > 3000;
 RELEASE two;
 CLUSTER t USING t_k;
 SAVEPOINT three;
+CALL wait_for_old_snapshots();
 VACUUM t;
 ROLLBACK TO three;
 INSERT INTO t VALUES (3, 3, 'twice');

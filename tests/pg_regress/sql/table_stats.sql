@@ -53,6 +53,10 @@ SELECT count(*) FROM kalam.table_stats(4294967295::oid);
 SELECT tablename, access_method, blocks, hot_bytes IS NOT NULL AS has_size, index_bytes > 0 AS has_index
 FROM kalam.tables WHERE schemaname = 'table_stats' ORDER BY tablename;
 
+SELECT n.tables = s.tables AND n.hot_bytes = s.hot AND n.index_bytes = s.index AND n.cold_bytes = s.cold AND n.total_bytes = s.total AS summed
+FROM kalam.namespaces n, LATERAL (SELECT count(*) AS tables, sum(hot_bytes) AS hot, sum(index_bytes) AS index, sum(cold_bytes) AS cold,
+    sum(total_bytes) AS total FROM kalam.tables t WHERE t.schemaname = n.schemaname) s WHERE schemaname = 'table_stats';
+
 -- A large value whose row cannot be stored goes with its statement.
 CREATE TABLE refused (fixed text, v text);
 ALTER TABLE refused ALTER fixed SET STORAGE PLAIN, ALTER v SET STORAGE EXTERNAL;

@@ -135,6 +135,7 @@ BEGIN ATOMIC
 END;
 CREATE TABLE before_all USING heap AS SELECT * FROM everything();
 DELETE FROM message WHERE id = 101;
+CALL wait_for_old_snapshots();
 VACUUM message;
 VACUUM FULL message;
 CLUSTER message USING message_pkey;
@@ -165,6 +166,7 @@ DELETE FROM note;
 SELECT count(*) FROM note;
 SET kalam.user_id = 'user 2719';
 SELECT count(*) FROM note;
+CALL wait_for_old_snapshots();
 VACUUM note;
 SELECT id, length(body) FROM note ORDER BY id;
 
