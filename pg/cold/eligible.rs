@@ -12,6 +12,7 @@ use crate::error::OrRaise;
 use crate::tableam::prune::{Horizon, keep_hints, prune_page};
 use crate::tableam::status::{PostgresStatus, refresh_reference, widen};
 use crate::tableam::values;
+use crate::wal;
 
 use super::table::Table;
 
@@ -33,6 +34,8 @@ enum Rest {
     Copied,
     /// Nothing stands in the way but versions that nobody can see.
     HasDead,
+    /// Nothing stands in the way but a commit that may not be in the flushed log yet.
+    Unflushed,
     /// Somebody may still need it as it is.
     Busy,
 }
@@ -78,10 +81,15 @@ impl Examiner {
             self.prune(table, &pin);
             rest = self.look(table, &pin)?;
         }
+        if matches!(rest, Rest::Unflushed) {
+            // Postgres notes one position for the commits of many neighbours, so an asynchronous one is enough for it.
+            wal::flush(wal::end_lsn());
+            rest = self.look(table, &pin)?;
+        }
         Ok(match rest {
             Rest::Nothing => Found::Nothing,
             Rest::Copied => Found::Ready(pin),
-            Rest::HasDead | Rest::Busy => Found::Busy,
+            Rest::HasDead | Rest::Unflushed | Rest::Busy => Found::Busy,
         })
     }
 
@@ -148,18 +156,17 @@ impl Examiner {
                 rest = Rest::HasDead;
             } else if !self.is_settled(&header, state) {
                 return Rest::Busy;
+            } else if header.infomask & HEAP_XMIN_COMMITTED == 0 {
+                // The hint says that the commit is in the flushed log, or before the page's LSN, up to which the log is flushed
+                // before the segment counts.
+                return Rest::Unflushed;
             }
         }
         rest
     }
 
-    /// The committed hint is asked for because it says that the commit is in the flushed log, or before the page's LSN, up to
-    /// which the log is flushed before the segment counts.
     fn is_settled(&self, header: &Header, state: TupleState) -> bool {
         let free = header.infomask & HEAP_XMAX_INVALID != 0 || header.xmax == INVALID_XID;
-        state == TupleState::Live
-            && free
-            && header.infomask & HEAP_XMIN_COMMITTED != 0
-            && header.effective_xmin() < self.oldest_xmin
+        state == TupleState::Live && free && header.effective_xmin() < self.oldest_xmin
     }
 }
