@@ -217,6 +217,16 @@ impl SqlError {
         self.code == PgSqlErrorCode::ERRCODE_OBJECT_IN_USE
     }
 
+    /// Whether somebody else has a lock for too long.
+    pub fn is_lock_not_available(&self) -> bool {
+        self.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+    }
+
+    /// Whether a relation that a statement names is not there.
+    pub fn is_undefined_relation(&self) -> bool {
+        matches!(self.code, PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE | PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT)
+    }
+
     /// Whether a file is missing.
     pub fn is_missing_file(&self) -> bool {
         self.code == PgSqlErrorCode::ERRCODE_UNDEFINED_FILE

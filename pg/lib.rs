@@ -11,6 +11,7 @@ mod history;
 mod identity;
 mod jobs;
 mod options;
+mod ownership;
 mod settings;
 mod shmem;
 mod storages;

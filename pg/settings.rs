@@ -7,7 +7,7 @@ use kalamdb_engine::cache::CacheConfig;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 
-const FRAMES_PER_MB: u32 = (1 << 20) / 32_768;
+const PAGES_PER_MB: u32 = (1 << 20) / 32_768;
 
 /// The cache of a preloaded library, in MB, on a machine with enough memory.
 const CACHE_MB_PRELOADED: i32 = 1024;
@@ -23,6 +23,8 @@ static CHECKPOINT_DIRTY: GucSetting<i32> = GucSetting::<i32>::new(30);
 static FLUSH_IO_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 static MAX_PARALLEL_JOBS: GucSetting<i32> = GucSetting::<i32>::new(2);
 static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
+static AUDIT_USER_ID: GucSetting<bool> = GucSetting::<bool>::new(true);
+static USER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
 static FLUSH_CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static LOADER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(4);
 static COLD_LOADER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -134,6 +136,14 @@ fn define_cold() {
 /// Defines the settings of users, tokens and identifiers.
 fn define_identity() {
     crate::identity::define_settings();
+    GucRegistry::define_bool_guc(
+        c"kalam.audit_user_id",
+        c"Whether the audit log tells for whom sessions act by the setting kalam.user_id.",
+        c"An entry for each user, role and session, once an hour.",
+        &AUDIT_USER_ID,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     GucRegistry::define_int_guc(
         c"kalam.bcrypt_cost",
         c"Work of hashing a password of a KalamDB user, as a power of two.",
@@ -255,6 +265,16 @@ fn define_jobs() {
         GucFlags::UNIT_MIN,
     );
     GucRegistry::define_int_guc(
+        c"kalam.user_retention",
+        c"How long a dropped user can be restored; then a job erases what the user owns.",
+        c"",
+        &USER_RETENTION,
+        0,
+        i32::MAX / 60,
+        GucContext::Sighup,
+        GucFlags::UNIT_MIN,
+    );
+    GucRegistry::define_int_guc(
         c"kalam.flush_check_interval",
         c"How often all tables are looked at for rows whose flush is due.",
         c"Rows and times of flush policies act at once; this is for what failed and is to be tried again.",
@@ -276,6 +296,16 @@ pub fn job_retention_seconds() -> u64 {
     u64::from(JOB_RETENTION.get().unsigned_abs()) * 60
 }
 
+/// Whether the use of the setting `kalam.user_id` is audited.
+pub fn audits_user_id() -> bool {
+    AUDIT_USER_ID.get()
+}
+
+/// How long dropped users can be restored, in seconds.
+pub fn user_retention_seconds() -> u64 {
+    u64::from(USER_RETENTION.get().unsigned_abs()) * 60
+}
+
 /// Seconds between two evictions of a stream.
 pub fn stream_eviction_interval() -> u32 {
     STREAM_EVICTION_INTERVAL.get().unsigned_abs()
@@ -286,10 +316,14 @@ pub fn flush_check_interval() -> std::time::Duration {
     std::time::Duration::from_secs(u64::from(FLUSH_CHECK_INTERVAL.get().unsigned_abs()))
 }
 
-/// The sizes of the page cache to make.
-pub fn cache_config() -> CacheConfig {
+/// The sizes of the page cache to make, with this many frames for each whole page that there is memory for.
+pub fn cache_config(frames_per_page: u32) -> CacheConfig {
     let megabytes = CACHE_SIZE.get().map_or(CACHE_MB_ON_DEMAND, |setting| setting.get());
-    CacheConfig { frames: megabytes.unsigned_abs().saturating_mul(FRAMES_PER_MB), storages: MAX_STORAGES.get().unsigned_abs() }
+    CacheConfig {
+        pages: megabytes.unsigned_abs().saturating_mul(PAGES_PER_MB),
+        frames_per_page,
+        storages: MAX_STORAGES.get().unsigned_abs(),
+    }
 }
 
 /// Longest time between two checkpoints.

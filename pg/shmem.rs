@@ -1,13 +1,15 @@
 //! Owns this process' way to the shared memory of the engine.
 //!
-//! A preloaded library asks for the memory while the server starts. Otherwise the first process that needs the engine makes
+//! A preloaded library maps the memory while the server starts, and every process inherits it. Otherwise the first process that needs the engine makes
 //! a dynamic segment that outlives it, and leaves the handle in a small fixed structure, where all others find it.
+
+mod mapping;
 
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use kalamdb_engine::cache::{Cache, LAYOUT_VERSION, set_latch_hooks};
+use kalamdb_engine::cache::{Cache, CacheConfig, LAYOUT_VERSION, set_latch_hooks};
 use kalamdb_engine::{Error, ErrorKind};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -16,6 +18,7 @@ use crate::error::{OrRaise, SqlError, catching};
 use crate::ffi::compat;
 use crate::ffi::interrupts::{hold_interrupts, resume_interrupts};
 use crate::{settings, worker};
+use mapping::Mapping;
 
 /// Alignment that the cache asks for.
 const ALIGNMENT: usize = 4096;
@@ -90,7 +93,8 @@ unsafe extern "C-unwind" fn request_hook() {
         if let Some(previous) = PREVIOUS_REQUEST_HOOK {
             previous();
         }
-        pg_sys::RequestAddinShmemSpace(cache_bytes() + size_of::<Anchor>());
+        let cache = if Mapping::make(Cache::required_bytes(&sparse_config())) { 0 } else { cache_bytes() };
+        pg_sys::RequestAddinShmemSpace(cache + size_of::<Anchor>());
     }
 }
 
@@ -104,17 +108,36 @@ unsafe extern "C-unwind" fn startup_hook() {
     }
     let _lock = AddinLock::acquire();
     let anchor = find_anchor();
-    let mut found = false;
-    // SAFETY: the lock is held; the memory was requested by `request_hook`.
-    let start = unsafe { pg_sys::ShmemInitStruct(CACHE_NAME.as_ptr(), cache_bytes(), &raw mut found) };
-    // SAFETY: the memory is `cache_bytes` long, which counts the alignment, and stays mapped as long as the process lives.
-    let cache = unsafe { place_cache(start.cast(), cache_bytes(), found) }.or_raise();
+    let cache = match Mapping::emptied() {
+        // SAFETY: the mapping reads as zero, is aligned, and nobody uses it: the processes of the life before are gone.
+        Some(mapping) => unsafe { Cache::create(mapping.start, mapping.len, &sparse_config()) },
+        None => {
+            let mut found = false;
+            // SAFETY: the lock is held; the memory was requested by `request_hook`. It is `cache_bytes` long, which counts the
+            // alignment, and stays mapped as long as the process lives.
+            unsafe {
+                let start = pg_sys::ShmemInitStruct(CACHE_NAME.as_ptr(), cache_bytes(), &raw mut found);
+                place_cache(start.cast(), cache_bytes(), found)
+            }
+        }
+    };
+    let cache = cache.or_raise();
     anchor.worker_registered.store(1, Ordering::Relaxed);
     remember(cache);
 }
 
+/// The sizes of a cache in memory that is there from the start.
+fn plain_config() -> CacheConfig {
+    settings::cache_config(1)
+}
+
+/// The sizes of a cache in a mapping of our own: as many pages of up to 8 KB as fit into its memory have frames.
+fn sparse_config() -> CacheConfig {
+    settings::cache_config(4)
+}
+
 fn cache_bytes() -> usize {
-    Cache::required_bytes(&settings::cache_config()) + ALIGNMENT
+    Cache::required_bytes(&plain_config()) + ALIGNMENT
 }
 
 /// Makes the cache in a region, or attaches the one that stands there.
@@ -127,7 +150,7 @@ unsafe fn place_cache(start: *mut u8, len: usize, found: bool) -> Result<Cache, 
     // SAFETY: the caller vouches for the region; the offset is below the alignment, which `len` exceeds.
     unsafe {
         let base = start.add(offset);
-        if found { Cache::attach(base, len - offset) } else { Cache::create(base, len - offset, &settings::cache_config()) }
+        if found { Cache::attach(base, len - offset) } else { Cache::create(base, len - offset, &plain_config()) }
     }
 }
 

@@ -124,7 +124,7 @@ COMMENT ON FUNCTION kalam.table_segments(regclass) IS
 CREATE FUNCTION kalam.rebuild_segments(relation regclass) RETURNS bigint
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'rebuild_segments_wrapper';
 COMMENT ON FUNCTION kalam.rebuild_segments(regclass) IS
-    'makes segments in the storage local known again whose files are there and which the engine does not know; returns how many';
+    'makes segments known again whose files are in a storage of the database and which the engine does not know; returns how many';
 REVOKE ALL ON FUNCTION kalam.rebuild_segments(regclass) FROM PUBLIC;
 
 CREATE VIEW kalam.segments AS
@@ -269,33 +269,9 @@ CREATE FUNCTION kalam.refuse_change() RETURNS trigger
 COMMENT ON FUNCTION kalam.refuse_change() IS 'trigger that keeps a table append-only';
 REVOKE ALL ON FUNCTION kalam.refuse_change() FROM PUBLIC;
 
-CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON kalam.audit_log
+CREATE TRIGGER append_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON kalam.audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION kalam.refuse_change();
 ALTER TABLE kalam.audit_log ENABLE ALWAYS TRIGGER append_only;
-
--- Ownership
-
-CREATE FUNCTION kalam.user_usage(name text DEFAULT kalam.user_id(), OUT relation regclass, OUT rows bigint, OUT bytes bigint)
-    RETURNS SETOF record
-    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
-    AS 'MODULE_PATHNAME', 'user_usage_wrapper';
-COMMENT ON FUNCTION kalam.user_usage(text) IS 'rows of a user in each user table, and their bytes before compression';
-
-CREATE FUNCTION kalam.user_rows(name text DEFAULT kalam.user_id(), OUT relation regclass, OUT "row" json) RETURNS SETOF record
-    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
-    AS 'MODULE_PATHNAME', 'user_rows_wrapper';
-COMMENT ON FUNCTION kalam.user_rows(text) IS 'every row of a user in every user table; always audited';
-
-CREATE FUNCTION kalam.export_user(name text, storage text) RETURNS void
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'export_user_wrapper';
-COMMENT ON FUNCTION kalam.export_user(text, text) IS 'writes everything that a user owns to a storage';
-
--- Triggers and foreign keys would get in the way: all tables lose the user's rows together.
-CREATE FUNCTION kalam.erase_user(name text, OUT relation regclass, OUT rows bigint) RETURNS SETOF record
-    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
-    SET session_replication_role = replica AS 'MODULE_PATHNAME', 'erase_user_wrapper';
-COMMENT ON FUNCTION kalam.erase_user(text) IS 'deletes every row of a user in every user table, and the account; returns the counts';
-REVOKE ALL ON FUNCTION kalam.erase_user(text) FROM PUBLIC;
 
 -- Identifiers
 
@@ -390,6 +366,65 @@ CREATE VIEW kalam.storages AS
 COMMENT ON VIEW kalam.storages IS 'places for cold segments; URL and options for those who may change them, of secrets only which are set';
 GRANT SELECT ON kalam.storages TO PUBLIC;
 
+-- Ownership
+
+CREATE FUNCTION kalam.user_usage(name text DEFAULT kalam.user_id(), OUT relation regclass, OUT rows bigint, OUT bytes bigint)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+    AS 'MODULE_PATHNAME', 'user_usage_wrapper';
+COMMENT ON FUNCTION kalam.user_usage(text) IS 'rows of a user in each user table, and their bytes before compression';
+
+CREATE FUNCTION kalam.user_rows(name text DEFAULT kalam.user_id(), OUT relation regclass, OUT "row" json) RETURNS SETOF record
+    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+    AS 'MODULE_PATHNAME', 'user_rows_wrapper';
+COMMENT ON FUNCTION kalam.user_rows(text) IS 'every row of a user in every user table; always audited';
+
+CREATE TABLE kalam.user_exports (
+    id bigint PRIMARY KEY,
+    user_name text COLLATE "C" NOT NULL,
+    storage text COLLATE "C" NOT NULL REFERENCES kalam.storage_catalog,
+    requested_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    files jsonb
+) USING heap;
+COMMENT ON TABLE kalam.user_exports IS 'exports of users that are in a storage; appended by the library itself';
+
+CREATE FUNCTION kalam.export_user(name text, storage text DEFAULT 'local', wait boolean DEFAULT false) RETURNS text
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'export_user_wrapper';
+COMMENT ON FUNCTION kalam.export_user(text, text, boolean) IS
+    'writes everything that a user owns to a storage, in a job whose id is returned; always audited';
+
+CREATE TABLE kalam.user_erasure (
+    id bigint PRIMARY KEY DEFAULT kalam.snowflake_id(),
+    user_name text COLLATE "C" NOT NULL,
+    requested_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    finished_at timestamptz,
+    rows jsonb NOT NULL,
+    kept_rows bigint NOT NULL,
+    proof jsonb
+) USING heap;
+CREATE INDEX user_erasure_unfinished ON kalam.user_erasure (id) WHERE finished_at IS NULL;
+COMMENT ON TABLE kalam.user_erasure IS 'users that were erased; finished when nothing of them is left on disk';
+SELECT pg_catalog.pg_extension_config_dump('kalam.user_erasure', '');
+
+CREATE VIEW kalam.erasures AS
+    SELECT e.user_name, e.requested_at, e.finished_at, e.rows, e.kept_rows, e.proof FROM kalam.user_erasure e;
+COMMENT ON VIEW kalam.erasures IS 'users that were erased: rows by table, and the proof when nothing of them is left on disk';
+
+-- Triggers and foreign keys would get in the way: all tables lose the user's rows together.
+CREATE FUNCTION kalam.erase_user(name text, OUT relation regclass, OUT rows bigint) RETURNS SETOF record
+    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on
+    SET session_replication_role = replica AS 'MODULE_PATHNAME', 'erase_user_wrapper';
+COMMENT ON FUNCTION kalam.erase_user(text) IS
+    'deletes every row of a user in every user table, and the account; returns the counts; a job removes what is left on disk';
+REVOKE ALL ON FUNCTION kalam.erase_user(text) FROM PUBLIC;
+
+CREATE FUNCTION kalam.clean_up_users(wait boolean DEFAULT false) RETURNS text
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'clean_up_users_wrapper';
+COMMENT ON FUNCTION kalam.clean_up_users(boolean) IS
+    'removes what erased users left on disk, and users dropped long enough ago, in a job whose id is returned';
+REVOKE ALL ON FUNCTION kalam.clean_up_users(boolean) FROM PUBLIC;
+
 -- User tables
 
 CREATE FUNCTION kalam.scan_user() RETURNS text
@@ -463,11 +498,13 @@ CREATE FUNCTION kalam.forget_dropped_tables() RETURNS event_trigger
 BEGIN
     DELETE FROM kalam.table_options
     WHERE relation IN (SELECT objid FROM pg_event_trigger_dropped_objects() WHERE classid = 'pg_class'::regclass AND objsubid = 0);
+    DELETE FROM kalam.deleted_rows
+    WHERE relation IN (SELECT objid FROM pg_event_trigger_dropped_objects() WHERE classid = 'pg_class'::regclass AND objsubid = 0);
 END $$;
-COMMENT ON FUNCTION kalam.forget_dropped_tables() IS 'event trigger that removes the options of dropped tables';
+COMMENT ON FUNCTION kalam.forget_dropped_tables() IS 'event trigger that removes options and deleted rows of dropped tables';
 REVOKE ALL ON FUNCTION kalam.forget_dropped_tables() FROM PUBLIC;
 CREATE EVENT TRIGGER kalam_forget_dropped_tables ON sql_drop EXECUTE FUNCTION kalam.forget_dropped_tables();
-COMMENT ON EVENT TRIGGER kalam_forget_dropped_tables IS 'removes the options of dropped tables';
+COMMENT ON EVENT TRIGGER kalam_forget_dropped_tables IS 'removes options and deleted rows of dropped tables';
 
 CREATE FUNCTION kalam.set_option_list(relation regclass, names text[], "values" text[]) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'set_table_options_wrapper';

@@ -103,7 +103,8 @@ pub enum CommitMode {
     Flush,
     /// Blocks that are cold in one of these segments are read from the new one.
     Replace(Vec<u64>),
-    /// Blocks that do not exist come into being, as when a manifest is made anew from files.
+    /// Blocks that do not exist come into being, as when a manifest is made anew from files. Nothing happens if the file is one that is
+    /// to be deleted: what it has is elsewhere, or gone for good.
     Adopt,
 }
 
@@ -193,6 +194,9 @@ pub(crate) enum Ask {
     },
     DropUnusedFile(FilePlace),
     DeleteUnused,
+    DropSuperseded {
+        storages: Vec<StorageId>,
+    },
 }
 
 /// What the engine answers.
@@ -286,13 +290,13 @@ pub fn segment_file_name(storage: StorageId, segment: u64, random: u32) -> Strin
     format!("segment-{}-{segment}-{random:08x}.parquet", storage.0)
 }
 
-/// The segment's number in the name of its file; also of one that is not complete yet, which has `.tmp` behind it.
-pub(crate) fn segment_of_file(name: &str) -> Option<u64> {
-    let name = name.strip_suffix(".tmp").unwrap_or(name);
+/// The segment's number in the name of its file, and whether it is a draft, which has `.tmp` behind it.
+pub(crate) fn segment_of_file(name: &str) -> Option<(u64, bool)> {
+    let (name, is_draft) = name.strip_suffix(".tmp").map_or((name, false), |name| (name, true));
     let mut parts = name.strip_prefix("segment-")?.strip_suffix(".parquet")?.split('-');
     let (storage, segment, _random) = (parts.next()?, parts.next()?, parts.next()?);
     storage.parse::<u64>().ok()?;
-    segment.parse().ok()
+    segment.parse().ok().map(|segment| (segment, is_draft))
 }
 
 /// Appends a number to ranges of ascending numbers.

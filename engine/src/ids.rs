@@ -41,12 +41,14 @@ const DIRECTORY: u64 = 1 << 62;
 const USERS: u64 = 1 << 61;
 const PARTITIONS: u64 = 1 << 60;
 const CHAINS: u64 = 1 << 59;
+const TIMES: u64 = 1 << 58;
 
 /// The number of a page within its storage; several number spaces share it.
 ///
 /// | bits | space |
 /// |---|---|
 /// | below 2^32 | rows, the block number of their TIDs |
+/// | 2^58 + t | page t of the times of a stream's blocks |
 /// | 2^59 + c | page c of the map from blocks to partitions |
 /// | 2^60 + p | page p of the map from partitions to blocks |
 /// | 2^61 + n | node n of the map from users to partitions |
@@ -82,6 +84,11 @@ impl PageNumber {
     /// A page of the map from blocks to their partitions.
     pub const fn chains(number: u32) -> PageNumber {
         PageNumber(CHAINS | number as u64)
+    }
+
+    /// A page of the times of a stream's blocks.
+    pub const fn times(number: u32) -> PageNumber {
+        PageNumber(TIMES | number as u64)
     }
 
     /// The number of a page of the map from blocks to their partitions.

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod cold;
 pub mod engine;
 pub mod error;
+pub mod export;
 pub mod ids;
 pub mod location;
 pub mod log;

@@ -6,14 +6,16 @@ mod support;
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use kalamdb_engine::cache::{Cache, LoadStatistics, WaitForever, load_statistics};
-use kalamdb_engine::cold::{CommitMode, FilePlace, LOCAL};
-use kalamdb_engine::engine::{Engine, EngineConfig};
-use kalamdb_engine::ids::{PageKey, StorageId};
+use kalamdb_engine::cold::{CommitMode, CommitSegment, FilePlace, LOCAL};
+use kalamdb_engine::engine::{Engine, EngineConfig, stop_point};
+use kalamdb_engine::ids::{PageKey, PageNumber, StorageId};
 use kalamdb_engine::page::OVERFLOW_PAYLOAD;
+use kalamdb_engine::segment::{FileSource, SegmentReader};
+use kalamdb_engine::store::{Store, StoreOptions};
 use kalamdb_engine::{Error, ErrorKind, Result};
 use support::cold::*;
 use support::*;
@@ -45,13 +47,17 @@ impl Server {
 
     /// Stops in order and starts again.
     fn restart(self) -> Server {
+        Server::start_in(self.stop())
+    }
+
+    fn stop(self) -> tempfile::TempDir {
         let Server { _serving, engine, memory, log, directory } = self;
         drop(_serving);
         let end = log.position();
         let wait = Flushing { cache: memory.cache, log: &log, patience: Patience::new() };
         Arc::into_inner(engine).expect("nobody else has the engine").shutdown(end, &wait).unwrap();
         drop(memory);
-        Server::start_in(directory)
+        directory
     }
 
     fn segments(&self) -> PathBuf {
@@ -260,6 +266,43 @@ fn compaction_puts_segments_together_and_their_files_go() {
     assert_eq!(server.memory.cache.header().counters.segments_deleted.load(Ordering::SeqCst), 3);
 }
 
+/// A page that is read whenever a commit has written the stubs of values, and what came of it.
+struct Watched {
+    cache: Cache,
+    key: PageKey,
+    found: Vec<Result<()>>,
+}
+
+static WATCHED: Mutex<Option<Watched>> = Mutex::new(None);
+
+fn read_watched(name: &'static str) {
+    if name == "stubs of values written"
+        && let Some(Watched { cache, key, found }) = &mut *WATCHED.lock().unwrap()
+    {
+        cache.discard(&|_| true);
+        found.push(cache.read(*key, &WaitForever).map(drop));
+    }
+}
+
+#[test]
+fn a_value_is_found_while_it_moves_to_another_segment() {
+    let server = Server::start();
+    let cache = server.memory.cache;
+    let id = create_storage(&cache, &server.log, relation(1));
+    let bytes: Vec<u8> = (0..20_000u32).map(|byte| (byte % 251) as u8).collect();
+    insert_value(&cache, &server.log, PageKey::block(id, 0), 1, &bytes, &WaitForever).unwrap();
+    server.job().flush_hot(id).unwrap().unwrap();
+    server.empty_cache();
+    let _ = stop_point::HOOK.set(read_watched);
+    let key = PageKey { storage: id, page: PageNumber::overflow(1, 0) };
+    *WATCHED.lock().unwrap() = Some(Watched { cache, key, found: Vec::new() });
+    server.job().compact(id).unwrap().unwrap();
+    let found = WATCHED.lock().unwrap().take().unwrap().found;
+    assert!(!found.is_empty());
+    found.into_iter().for_each(|found| found.unwrap());
+    server.check();
+}
+
 #[test]
 fn files_are_kept_for_their_retention() {
     let server = Server::start();
@@ -314,17 +357,82 @@ fn files_that_nobody_commits_go() {
     let used = job.client().segments(id, 0).unwrap().entries.remove(0).place;
     job.client().drop_unused_file(used).unwrap();
     assert_eq!(server.files().len(), 2);
-    // Files of others are left alone.
-    fs::write(server.segments().join("notes.txt"), b"x").unwrap();
-    let old = server.segments().join("segment-1-98-0000000b.parquet");
-    fs::write(&old, b"x").unwrap();
+    // Files of others are left alone, and finished segments that nobody knows: they may be all that is left of a manifest. Old drafts go.
     let hours = std::time::Duration::from_secs(7200);
-    fs::File::options().write(true).open(&old).unwrap().set_modified(std::time::SystemTime::now() - hours).unwrap();
+    for name in ["notes.txt", "segment-1-98-0000000b.parquet", "segment-1-97-0000000c.parquet.tmp"] {
+        let file = fs::File::create(server.segments().join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - hours).unwrap();
+    }
     let server = server.restart();
     server.job().client().delete_unused().unwrap();
-    assert_eq!(server.files().len(), 2, "{:?}", server.files());
+    let left = server.files();
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(!left.iter().any(|path| path.extension().is_some_and(|extension| extension == "tmp")));
     assert!((0..4).all(|block| server.read(id, block).unwrap()));
     assert_eq!(server.job().client().location_uses(5, LOCAL).unwrap(), 1);
+}
+
+#[test]
+fn a_lost_manifest_is_made_anew_from_footers() {
+    let server = Server::start();
+    let id = server.table(1, 10);
+    let cache = server.memory.cache;
+    server.job().flush_hot(id).unwrap();
+    // Block 4 is flushed a second time, block 5 changes and stays hot.
+    for xmax in [900, 0] {
+        delete_row(&cache, &server.log, PageKey::block(id, 4), 2, xmax, &WaitForever).unwrap();
+    }
+    server.job().flush_hot(id).unwrap();
+    delete_row(&cache, &server.log, PageKey::block(id, 5), 1, 900, &WaitForever).unwrap();
+    server.empty_cache();
+    let records = server.job().client().segments(id, 0).unwrap().entries;
+    assert_eq!(records.len(), 2);
+
+    let directory = server.stop();
+    {
+        let store = Store::open(&directory.path().join("store"), &StoreOptions::default()).unwrap();
+        let mut stubs = Vec::new();
+        store
+            .stubs(id, PageNumber(0), &mut |page, _| {
+                stubs.push(PageKey { storage: id, page });
+                Ok(true)
+            })
+            .unwrap();
+        assert_eq!(stubs.len(), 9);
+        let mut batch = store.batch();
+        stubs.iter().for_each(|key| batch.remove_stub(*key));
+        records.iter().for_each(|record| batch.remove_segment(record));
+        batch.write().unwrap();
+        store.flush().unwrap();
+    }
+    let server = Server::start_in(directory);
+    assert!(server.read(id, 5).is_ok_and(|cold| !cold));
+    assert!(server.job().client().cold_ranges(id, 0).unwrap().entries.is_empty());
+    // A look at blocks that do not exist leaves empty pages in memory.
+    assert!((0..4).all(|block| server.read(id, block).is_ok_and(|cold| !cold)));
+    // The newest first. What is hot or was flushed again later does not come back.
+    for (record, blocks) in records.iter().rev().zip([vec![4..5], vec![0..4, 6..10]]) {
+        let file = FileSource::open(&server.segments().join(&record.place.path)).unwrap();
+        let summary = SegmentReader::open(Arc::new(file)).unwrap().summary().unwrap();
+        let (segment, place, mode) = (record.segment, record.place.clone(), CommitMode::Adopt);
+        let commit = CommitSegment { storage: id, segment, place, partition: 0, schema_version: 1, mode, summary };
+        let committed = server.job().client().commit_segment(commit).unwrap();
+        assert_eq!((committed.cold, committed.kept), (blocks, true));
+    }
+    server.check();
+    server.empty_cache();
+    server.check();
+    // A file that is to be deleted has nothing that is not elsewhere.
+    server.memory.cache.header().segment_retention.store(3600, Ordering::SeqCst);
+    server.job().compact(id).unwrap();
+    server.job().client().delete_unused().unwrap();
+    let old = &records[0];
+    let file = FileSource::open(&server.segments().join(&old.place.path)).unwrap();
+    let summary = SegmentReader::open(Arc::new(file)).unwrap().summary().unwrap();
+    let (segment, place, mode) = (old.segment, old.place.clone(), CommitMode::Adopt);
+    let commit = CommitSegment { storage: id, segment, place, partition: 0, schema_version: 1, mode, summary };
+    assert!(!server.job().client().commit_segment(commit).unwrap().kept);
+    server.check();
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn process() {
         }
     });
     let directory = &assignment.directory;
-    let memory = Memory::create(&directory.join("memory"), FRAMES);
+    let memory = Memory::sparse(&directory.join("memory"), FRAMES);
     let log = Arc::new(Log::buffered(&directory.join("log")));
     log.records(kalamdb_engine::ids::Lsn(0));
     let config = config(&directory.join("store"), &log);

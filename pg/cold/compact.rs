@@ -4,7 +4,9 @@
 //! which also erases rows that were deleted. Blocks and TIDs stay.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
 
+use kalamdb_engine::cache::Wait;
 use kalamdb_engine::cold::{Client, CommitMode, SegmentRecord, SegmentUse};
 use kalamdb_engine::page::PAGE_SIZE;
 use pgrx::pg_sys;
@@ -18,8 +20,8 @@ use super::table::Table;
 use super::{Outcome, Progress, columns};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::check_for_interrupts;
-use crate::history;
 use crate::tableam::storage::Storage;
+use crate::worker::requests;
 
 /// How a compaction goes about it.
 #[derive(Clone)]
@@ -45,7 +47,7 @@ pub fn compact_relation(relation: pg_sys::Oid, options: &CompactOptions, progres
     let Some(table) = Table::open(relation, options.flush.lock_patience) else {
         return Outcome { gone: true, ..Outcome::default() };
     };
-    let chosen = choose(&table, options);
+    let chosen = choose(&table.storage, &table.client(), options);
     let outcome = Compaction::new(&table, &options.flush, progress).run(&chosen);
     table.close();
     outcome
@@ -54,15 +56,19 @@ pub fn compact_relation(relation: pg_sys::Oid, options: &CompactOptions, progres
 /// Whether a compaction would find something to do.
 pub fn is_worthwhile(relation: pg_sys::Oid, options: &CompactOptions) -> bool {
     let Some(table) = Table::open(relation, options.flush.lock_patience) else { return false };
-    let worthwhile = !choose(&table, options).is_empty();
+    let worthwhile = !choose(&table.storage, &table.client(), options).is_empty();
     table.close();
     worthwhile
 }
 
-/// Erases deleted rows for good: those that `kalam.history` shows and that were deleted before a time, and every copy that segments still
-/// have of a row that is not read from them.
-pub fn erase_expired(relation: pg_sys::Oid, before: pg_sys::TimestampTz, progress: &mut dyn Progress) -> Outcome {
-    history::erase(relation, before);
+/// Whether a compaction of a table would find something to do, for somebody who has it open and locked.
+pub fn wants_compaction(storage: &Storage, wait: &dyn Wait) -> bool {
+    storage.descriptor.segments.load(Ordering::Acquire) > 0
+        && !choose(storage, &requests::client(storage.cache, wait), &CompactOptions::default()).is_empty()
+}
+
+/// Erases every copy that segments still have of a row that is not read from them.
+pub fn erase_expired(relation: pg_sys::Oid, progress: &mut dyn Progress) -> Outcome {
     let options = CompactOptions {
         least_small: usize::MAX,
         stale_percent: 0,
@@ -87,8 +93,8 @@ pub fn segments_of(storage: &Storage, client: &Client<'_>) -> (Vec<SegmentRecord
 }
 
 /// The segments to write anew, by partition.
-fn choose(table: &Table, options: &CompactOptions) -> BTreeMap<u32, Vec<u64>> {
-    let (records, uses) = segments_of(&table.storage, &table.client());
+fn choose(storage: &Storage, client: &Client<'_>, options: &CompactOptions) -> BTreeMap<u32, Vec<u64>> {
+    let (records, uses) = segments_of(storage, client);
     let mut small: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     let mut chosen: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     for record in records {
@@ -96,13 +102,17 @@ fn choose(table: &Table, options: &CompactOptions) -> BTreeMap<u32, Vec<u64>> {
         let stale = record.rows.saturating_sub(read);
         if stale > 0 && stale * 100 >= record.rows * options.stale_percent {
             chosen.entry(record.partition).or_default().push(record.segment);
-        } else if record.bytes < options.small_bytes {
+        }
+        if record.bytes < options.small_bytes {
             small.entry(record.partition).or_default().push(record.segment);
         }
     }
     for (partition, segments) in small {
         if segments.len() >= options.least_small {
-            chosen.entry(partition).or_default().extend(segments);
+            let chosen = chosen.entry(partition).or_default();
+            chosen.extend(segments);
+            chosen.sort_unstable();
+            chosen.dedup();
         }
     }
     chosen
@@ -170,7 +180,8 @@ impl<'a> Compaction<'a> {
         let write = self.options.write_options(self.table);
         let mut output: Option<Output<'a>> = None;
         let mut target = None;
-        for &block in blocks {
+        for (place, &block) in blocks.iter().enumerate() {
+            self.table.read_ahead(blocks, place);
             self.pace.work(PAGE_SIZE);
             let Some(pin) = self.examiner.copy_cold(self.table, block).or_raise() else { continue };
             if target.is_none() {

@@ -102,7 +102,7 @@ impl Examiner {
         }
         let rest = self.judge(&guard, page);
         if matches!(rest, Rest::Copied) {
-            self.copy.copy_from_slice(page.bytes());
+            page.copy_to(&mut self.copy);
         }
         Ok(rest)
     }
@@ -122,7 +122,7 @@ impl Examiner {
         let guard = pin.shared(&table.wait)?;
         let is_cold = guard.page().is_cold();
         if is_cold {
-            self.copy.copy_from_slice(guard.page().bytes());
+            guard.page().copy_to(&mut self.copy);
         }
         drop(guard);
         if is_new {

@@ -57,7 +57,9 @@ unsafe fn print(state: *mut pg_sys::ExplainState, loads: &LoadStatistics) {
     // SAFETY: the state is that of the running EXPLAIN; labels end with a zero byte.
     unsafe {
         if (*state).format != pg_sys::ExplainFormat::EXPLAIN_FORMAT_TEXT {
-            pg_sys::ExplainOpenGroup(c"KalamDB".as_ptr(), std::ptr::null(), true, state);
+            // The group of the plan is closed: this is one more element of the list.
+            pg_sys::ExplainOpenGroup(c"Query".as_ptr(), std::ptr::null(), true, state);
+            pg_sys::ExplainOpenGroup(c"KalamDB".as_ptr(), c"KalamDB".as_ptr(), true, state);
             let properties = [
                 (c"Hot Pages Read", hot_pages),
                 (c"Cold Pages Built", cold_pages),
@@ -67,7 +69,8 @@ unsafe fn print(state: *mut pg_sys::ExplainState, loads: &LoadStatistics) {
             for (label, value) in properties {
                 pg_sys::ExplainPropertyUInteger(label.as_ptr(), std::ptr::null(), value, state);
             }
-            pg_sys::ExplainCloseGroup(c"KalamDB".as_ptr(), std::ptr::null(), true, state);
+            pg_sys::ExplainCloseGroup(c"KalamDB".as_ptr(), c"KalamDB".as_ptr(), true, state);
+            pg_sys::ExplainCloseGroup(c"Query".as_ptr(), std::ptr::null(), true, state);
             return;
         }
         if hot_pages + cold_pages == 0 {

@@ -22,9 +22,6 @@ use crate::options;
 use crate::tableam::partition;
 use crate::wal;
 
-/// Blocks that are asked for ahead of the one in work.
-const READ_AHEAD: u32 = 16;
-
 /// How a flush goes about it.
 #[derive(Clone)]
 pub struct FlushOptions {
@@ -48,7 +45,7 @@ impl Default for FlushOptions {
     fn default() -> FlushOptions {
         FlushOptions {
             storage: None,
-            compression: Compression::Zstd(1),
+            compression: Compression::default(),
             row_group_rows: 131_072,
             bloom_columns: None,
             segment_bytes: 256 << 20,
@@ -63,7 +60,7 @@ impl FlushOptions {
     pub fn of_table(relation: pg_sys::Oid) -> FlushOptions {
         let options = options::of(relation);
         let compression = match options.compression() {
-            (name, level) if name == "zstd" => Compression::Zstd(level.unwrap_or(1)),
+            (name, level) if name == "zstd" => Compression::Zstd(level.unwrap_or(Compression::ZSTD_LEVEL)),
             (name, _) if name == "lz4" => Compression::Lz4,
             (name, _) if name == "snappy" => Compression::Snappy,
             _ => Compression::None,
@@ -170,7 +167,7 @@ impl<'a> Flush<'a> {
         let mut output: Option<Output<'a>> = None;
         let mut target = None;
         for (place, &block) in blocks.iter().enumerate() {
-            self.read_ahead(blocks, place);
+            self.table.read_ahead(blocks, place);
             self.pace.work(PAGE_SIZE);
             let pin = match self.examiner.examine(self.table, block).or_raise() {
                 Found::Nothing => continue,
@@ -198,15 +195,6 @@ impl<'a> Flush<'a> {
             }
         }
         self.commit(output, target.as_ref());
-    }
-
-    fn read_ahead(&self, blocks: &[u32], place: usize) {
-        let step = READ_AHEAD as usize;
-        if place.is_multiple_of(step) {
-            let from = if place == 0 { 1 } else { place + step };
-            let ahead = blocks.get(from..(place + 2 * step).min(blocks.len())).unwrap_or_default();
-            ahead.iter().for_each(|&block| self.table.storage.cache.prefetch(self.table.storage.block(block)));
-        }
     }
 
     fn note_copied(&mut self) {

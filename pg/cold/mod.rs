@@ -20,10 +20,12 @@ mod ranges;
 mod rebuild;
 mod table;
 
-pub use compact::{CompactOptions, compact_relation, erase_expired, is_worthwhile, segments_of};
+pub use compact::{CompactOptions, compact_relation, erase_expired, is_worthwhile, segments_of, wants_compaction};
 pub use flush::{FlushOptions, flush_relation};
 pub use ranges::ColdBlocks;
 pub use rebuild::rebuild_segments;
+
+use pgrx::pg_sys;
 
 /// What a flush or a compaction did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,6 +57,34 @@ impl Outcome {
             self.bytes += stored.bytes;
             self.segments += 1;
         }
+    }
+}
+
+/// Gives the transaction's snapshot up: a run that takes its time must not keep VACUUM from removing rows of other tables.
+///
+/// For processes whose transaction is there for the run alone. What is visible to all by a horizon stays so without a snapshot, and the
+/// table's lock keeps VACUUM away from the table itself.
+pub fn release_snapshot() {
+    // SAFETY: the snapshot is the one that the process pushed when its transaction began; nothing uses it any more.
+    unsafe {
+        if pg_sys::ActiveSnapshotSet() {
+            pg_sys::PopActiveSnapshot();
+        }
+        pg_sys::InvalidateCatalogSnapshotConditionally();
+    }
+}
+
+/// Runs what reads catalogs with a snapshot, as values that stand outside of their rows need one.
+fn with_snapshot<R>(read: impl FnOnce() -> R) -> R {
+    // SAFETY: pushed and popped here; an ERROR in between ends the transaction, which pops it.
+    unsafe {
+        if pg_sys::ActiveSnapshotSet() {
+            return read();
+        }
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = read();
+        pg_sys::PopActiveSnapshot();
+        result
     }
 }
 

@@ -15,6 +15,7 @@ use super::table::Table;
 use crate::tableam::space::record_free_space;
 use crate::tableam::values::TableValues;
 use crate::wal;
+use crate::worker::signals::with_all_blocked;
 
 /// A file that goes when the run ends without storing it.
 struct Draft {
@@ -59,7 +60,8 @@ impl<'t> Output<'t> {
         let file = File::options().write(true).create_new(true).open(&path)?;
         let draft = Draft { path };
         let options = WriteOptions { storage: table.storage.id, segment: number, ..options.clone() };
-        let writer = SegmentWriter::create(file, schema.clone(), options)?;
+        // Its thread must not take signals that are meant for the process.
+        let writer = with_all_blocked(|| SegmentWriter::create(file, schema.clone(), options))?;
         Ok(Output { table, number, partition, schema_version: schema.version, draft, writer })
     }
 

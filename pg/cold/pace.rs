@@ -49,6 +49,9 @@ impl Pace {
     /// Serves interrupts, and sleeps if so many bytes more are ahead of their time.
     pub fn work(&mut self, bytes: usize) {
         check_for_interrupts();
+        // What was looked up in the catalogs leaves a snapshot behind, which holds VACUUM back like any other.
+        // SAFETY: gives up what nobody has registered.
+        unsafe { pg_sys::InvalidateCatalogSnapshotConditionally() };
         self.bytes += bytes as u64;
         let Some(limit) = settings::flush_bytes_per_second() else { return };
         let due = Duration::from_micros(self.bytes.saturating_mul(1_000_000) / limit);

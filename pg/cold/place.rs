@@ -46,6 +46,10 @@ impl Target {
     /// The storage of the user whose rows the page has, or the one with a name, or the server's own directory; the engine knows it
     /// when this returns.
     pub fn of(table: &Table, name: Option<&str>, page: Page<'_>) -> Target {
+        super::with_snapshot(|| Target::look_up(table, name, page))
+    }
+
+    fn look_up(table: &Table, name: Option<&str>, page: Page<'_>) -> Target {
         let owner = page.versions().next().and_then(|(_, version)| gate::owner_of_row(table.rel, version.tuple()));
         let user = owner.map(|owner| String::from_utf8_lossy(&owner).into_owned());
         let own = user.as_deref().and_then(storages::of_user);

@@ -13,6 +13,9 @@ use crate::worker::requests;
 /// Allows reading and writing, excludes changes of the table, VACUUM and other runs.
 const LOCK: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
 
+/// Blocks that are asked for at a time, ahead of the one in work.
+const READ_AHEAD: usize = 16;
+
 /// Time between two tries to get the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -61,6 +64,15 @@ impl Table {
     pub fn close(self) {
         // SAFETY: opened by `open`.
         unsafe { pg_sys::relation_close(self.rel, LOCK) };
+    }
+
+    /// Asks for the blocks that come after one of a list, so that the engine reads or builds them meanwhile.
+    pub fn read_ahead(&self, blocks: &[u32], place: usize) {
+        if place.is_multiple_of(READ_AHEAD) {
+            let from = if place == 0 { 1 } else { place + READ_AHEAD };
+            let ahead = blocks.get(from..(place + 2 * READ_AHEAD).min(blocks.len())).unwrap_or_default();
+            ahead.iter().for_each(|&block| self.storage.cache.prefetch(self.storage.block(block)));
+        }
     }
 
     /// Whether somebody waits for a lock that this run stands in the way of.

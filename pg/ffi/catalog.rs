@@ -74,6 +74,11 @@ pub fn relation_info(relation: pg_sys::Oid) -> Option<RelationInfo> {
     Some(RelationInfo { oid: relation, schema, name, owner })
 }
 
+/// Whether a relation is in the catalog.
+pub fn relation_exists(relation: pg_sys::Oid) -> bool {
+    relation_info(relation).is_some()
+}
+
 /// Whether the current user owns a relation or has its owner's rights.
 pub fn is_owner_of(relation: pg_sys::Oid) -> bool {
     // SAFETY: looks into catalogs in an open transaction.

@@ -1,8 +1,11 @@
-//! Flush and compaction in the calling session, for tests: no SQL object names them.
+//! Flush, compaction and eviction in the calling session, for tests: no SQL object names them.
 
 use pgrx::prelude::*;
 
 use crate::cold::{CompactOptions, FlushOptions, Outcome, Unwatched, compact_relation, erase_expired, flush_relation};
+use crate::history;
+use crate::tableam::storage::Storage;
+use crate::tableam::stream;
 
 type Row = (i64, i64, i64, i64, bool);
 
@@ -41,5 +44,21 @@ fn erase_inline(
     before: TimestampWithTimeZone,
 ) -> TableIterator<'static, (name!(rows, i64), name!(blocks, i64), name!(segments, i64), name!(left_out, i64), name!(gone, bool))>
 {
-    row(erase_expired(relation, before.into_inner(), &mut Unwatched))
+    history::erase(relation, before.into_inner());
+    row(erase_expired(relation, &mut Unwatched))
+}
+
+/// Gives back the storage of a stream's expired rows, and says how many of its blocks that took a look at.
+#[pg_extern]
+fn evict_inline(relation: pg_sys::Oid) -> TableIterator<'static, (name!(rows, i64), name!(looked_at, i64), name!(blocks, i64))> {
+    let lock = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: opened with VACUUM's lock, which stays to the end of the transaction.
+    let (evicted, blocks) = unsafe {
+        let rel = pg_sys::table_open(relation, lock);
+        let evicted = stream::evict(rel);
+        let blocks = Storage::of(rel).blocks();
+        pg_sys::table_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
+        (evicted, blocks)
+    };
+    TableIterator::once((evicted.rows as i64, evicted.looked_at as i64, blocks.into()))
 }

@@ -1,44 +1,23 @@
 //! What one user owns in all user tables of the database: how much it is, all of it, and erasing it.
 
-use kalamdb_engine::Error;
+use kalamdb_engine::location::LOCAL;
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
+use pgrx::{PgXactCallbackEvent, register_xact_callback};
+use serde_json::json;
 
 use crate::error::{OrRaise, SqlError};
-use crate::identity::account::{Rank, current_rank};
+use crate::ffi::catalog;
+use crate::identity::account::{Rank, current_rank, require_rank};
 use crate::identity::audit::Event;
-use crate::identity::check_user_name;
-use crate::identity::control_table::Lasts;
+use crate::identity::control_table::{ControlTable, Lasts};
 use crate::identity::session::act_as;
+use crate::identity::{check_user_name, snowflake};
+use crate::jobs::{Kind, request};
+use crate::ownership::{erase, failed, user_tables};
+use crate::storages;
 
 use super::acting::require_above;
-use super::users::run_as_owner;
-
-/// Tables whose rows belong to users, but for temporary ones of other sessions.
-const USER_TABLES: &str = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) \
-     FROM pg_catalog.pg_class c \
-     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-     JOIN pg_catalog.pg_am a ON a.oid = c.relam \
-     WHERE a.amname IN ('kalam_user', 'kalam_stream') AND c.relkind = 'r' \
-     AND NOT pg_catalog.pg_is_other_temp_schema(n.oid) \
-     ORDER BY n.nspname, c.relname";
-
-fn user_tables() -> Result<Vec<(pg_sys::Oid, String)>, SqlError> {
-    Spi::connect(|client| {
-        let mut found = Vec::new();
-        for row in client.select(USER_TABLES, None, &[])? {
-            if let (Some(oid), Some(name)) = (row.get(1)?, row.get(2)?) {
-                found.push((oid, name));
-            }
-        }
-        Ok(found)
-    })
-    .map_err(failed)
-}
-
-fn failed(error: pgrx::spi::Error) -> SqlError {
-    Error::internal(format!("a user's rows could not be looked at: {error}")).into()
-}
 
 /// Whether the session may handle all that a user owns: its own, or what it may act for.
 fn require_may_handle(user: &str) -> Result<(), SqlError> {
@@ -106,7 +85,9 @@ fn rows(user: &str) -> Result<Vec<(pg_sys::Oid, String)>, SqlError> {
 fn erase_user(user: Option<&str>) -> TableIterator<'static, (name!(relation, pg_sys::Oid), name!(rows, i64))> {
     let user = user.unwrap_or_default();
     require_may_erase(user).or_raise();
-    TableIterator::new(erase(user).or_raise())
+    let rows = erase::erase(user).or_raise();
+    register_xact_callback(PgXactCallbackEvent::Commit, request::ask_to_keep_house);
+    TableIterator::new(rows)
 }
 
 /// Only a dba erases: nobody who got hold of a user's session can.
@@ -121,33 +102,50 @@ fn require_may_erase(user: &str) -> Result<(), SqlError> {
         .with_hint("Ask a dba."))
 }
 
-fn erase(user: &str) -> Result<Vec<(pg_sys::Oid, i64)>, SqlError> {
-    let mut proof = Vec::new();
-    let mut counts = serde_json::Map::new();
-    for (oid, table) in user_tables()? {
-        let statement = format!(
-            "WITH gone AS (DELETE FROM {table} t WHERE t._user_id = $1 RETURNING 1) SELECT pg_catalog.count(*) FROM gone"
-        );
-        let gone = act_as(user, || Spi::get_one_with_args::<i64>(&statement, &[user.into()])).map_err(failed)?;
-        if let Some(rows @ 1..) = gone {
-            proof.push((oid, rows));
-            counts.insert(table, rows.into());
-        }
-    }
-    for table in ["kalam.user_accounts", "kalam.login_attempts"] {
-        run_as_owner(&format!("DELETE FROM {table} WHERE name = $1"), &[user.into()])?;
-    }
-    Event::about("erase_user", user).with("rows", counts).record(Lasts::WithTransaction)?;
-    Ok(proof)
+/// Has what erased users leave on disk removed, in a job; returns its id.
+#[pg_extern]
+fn clean_up_users(wait: bool) -> String {
+    let rank = require_rank(Rank::Dba, "clean up after users").map(drop);
+    rank.or_raise();
+    let id = request::add_named(Kind::UserCleanup, None, &json!({})).or_raise();
+    // The active one may have been added for somebody else.
+    catalog::as_superuser(|| finish(id, wait))
 }
 
-/// Writes everything that a user owns to a storage.
+/// Writes everything that a user owns to a storage, in a job; returns its id.
 #[pg_extern]
-fn export_user(_user: Option<&str>, _storage: Option<&str>) {
-    Err::<(), SqlError>(
-        SqlError::unsupported("exports to a storage are not built yet")
-            .with_detail("Everything that a user owns comes from kalam.user_rows().")
-            .with_hint("Use COPY (SELECT * FROM kalam.user_rows('name')) TO a file or STDOUT."),
-    )
-    .or_raise();
+fn export_user(user: Option<&str>, storage: Option<&str>, wait: Option<bool>) -> String {
+    let user = user.unwrap_or_default();
+    require_may_handle(user).or_raise();
+    let id = begin_export(user, storage.unwrap_or(LOCAL)).or_raise();
+    finish(id, wait.unwrap_or(false))
+}
+
+fn begin_export(user: &str, storage: &str) -> Result<String, SqlError> {
+    storages::require(storage)?;
+    Event::about("export_user", user).with("storage", storage).record(Lasts::ForGood)?;
+    // The job sees what is there for good. It alone, and dbas, learn from the number whose export it is.
+    let id = snowflake::next_id()?;
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let mut values = [
+        pg_sys::Datum::from(id),
+        user.into_datum().unwrap_or(pg_sys::Datum::from(0)),
+        storage.into_datum().unwrap_or(pg_sys::Datum::from(0)),
+        pg_sys::Datum::from(now),
+        pg_sys::Datum::from(0),
+        pg_sys::Datum::from(0),
+    ];
+    let mut nulls = [false, false, false, false, true, true];
+    ControlTable::append(c"user_exports")?.append_row(&mut values, &mut nulls, Lasts::ForGood)?;
+    let id = id.to_string();
+    request::add_named(Kind::UserExport, Some(&id), &json!({ "export": id }))
+}
+
+/// Waits for a job that was asked for, if that is wanted; returns its id.
+fn finish(id: String, wait: bool) -> String {
+    if wait {
+        request::wait_for_success(&id);
+    }
+    id
 }

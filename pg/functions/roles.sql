@@ -16,7 +16,7 @@ BEGIN
             ('flush', 'kalam_service'), ('flush_schema', 'kalam_service'), ('flush_all', 'kalam_service'),
             ('compact', 'kalam_service'), ('job_wait', 'kalam_service'),
             ('create_user', 'kalam_dba'), ('alter_user', 'kalam_dba'), ('drop_user', 'kalam_dba'),
-            ('restore_user', 'kalam_dba'), ('erase_user', 'kalam_dba'), ('job_cancel', 'kalam_dba'), ('create_storage', 'kalam_dba'),
+            ('restore_user', 'kalam_dba'), ('erase_user', 'kalam_dba'), ('clean_up_users', 'kalam_dba'), ('job_cancel', 'kalam_dba'), ('create_storage', 'kalam_dba'),
             ('alter_storage', 'kalam_dba'), ('drop_storage', 'kalam_dba'), ('storage_check', 'kalam_dba'),
             ('set_user_storage', 'kalam_dba'), ('checkpoint', 'kalam_dba'), ('stats', 'kalam_dba')
         ) AS v (function, role)
@@ -27,7 +27,7 @@ BEGIN
     END LOOP;
     FOR one IN
         SELECT c.oid::pg_catalog.regclass AS name
-        FROM (VALUES ('users'), ('audit_log'), ('jobs'), ('storages'), ('segments')) AS v (relation)
+        FROM (VALUES ('users'), ('audit_log'), ('jobs'), ('storages'), ('segments'), ('erasures')) AS v (relation)
         JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) v.relation::pg_catalog.name
         WHERE c.relnamespace OPERATOR(pg_catalog.=) 'kalam'::pg_catalog.regnamespace
     LOOP

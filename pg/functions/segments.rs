@@ -132,10 +132,13 @@ fn state(record: &SegmentRecord, live: SegmentUse) -> &'static str {
     }
 }
 
-/// Least and greatest values and NULLs, by attribute number.
+/// Least and greatest values, NULLs, and values that the column's type in the file cannot say, by attribute number.
 fn bounds(record: &SegmentRecord) -> serde_json::Value {
     let column = |summary: &kalamdb_engine::segment::ColumnSummary| {
-        let bounds = serde_json::json!({ "min": summary.min, "max": summary.max, "nulls": summary.nulls });
+        let mut bounds = serde_json::json!({ "min": summary.min, "max": summary.max, "nulls": summary.nulls });
+        if summary.exceptions > 0 {
+            bounds["exceptions"] = summary.exceptions.into();
+        }
         (summary.attnum.to_string(), bounds)
     };
     serde_json::Value::Object(record.columns.iter().map(column).collect())

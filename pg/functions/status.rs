@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kalamdb_engine::cache::{Cache, Wait, WorkerState, futex, raise};
+use kalamdb_engine::cache::{Cache, MEMORY_UNIT, Wait, WorkerState, futex, raise};
 use pgrx::prelude::*;
 
 use crate::error::{OrRaise, raise as raise_error};
@@ -57,6 +57,7 @@ fn statistics(cache: &Cache) -> Vec<Statistic> {
     let (used, _) = cache.occupancy();
     let clip = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let read = |value: &AtomicU64| clip(value.load(Ordering::Relaxed));
+    let units = |value: &AtomicU64| clip(value.load(Ordering::Relaxed).saturating_mul(MEMORY_UNIT as u64));
     let ready = i64::from(header.worker_state() == WorkerState::Ready);
     vec![
         ("worker_ready", ready, "0 or 1", "whether the engine worker has replayed the log and serves"),
@@ -69,7 +70,7 @@ fn statistics(cache: &Cache) -> Vec<Statistic> {
         ),
         ("attached_processes", header.attached.load(Ordering::Relaxed).into(), "processes", "processes that use the page cache"),
         ("storages", clip(cache.storages().list().len() as u64), "storages", "storages the engine knows"),
-        ("cache_frames", cache.frame_count().into(), "frames", "size of the page cache in frames of 32 KB"),
+        ("cache_frames", cache.frame_count().into(), "frames", "frames of the page cache, of up to 32 KB each"),
         ("cache_frames_used", used.into(), "frames", "frames that hold a page"),
         (
             "cache_frames_dirty",
@@ -77,6 +78,9 @@ fn statistics(cache: &Cache) -> Vec<Statistic> {
             "frames",
             "frames changed since they were stored",
         ),
+        ("cache_bytes", units(&AtomicU64::new(cache.memory_units())), "bytes", "memory for the pages in the cache"),
+        ("cache_bytes_used", units(&header.resident_units), "bytes", "memory that pages take at the moment"),
+        ("cache_bytes_dirty", units(&header.dirty_units), "bytes", "memory of the pages changed since they were stored"),
         ("page_loads", read(&counters.loads), "pages", "pages read from the store"),
         ("page_creates", read(&counters.creates), "pages", "pages made anew"),
         ("page_evictions", read(&counters.evictions), "pages", "unchanged pages dropped for others"),

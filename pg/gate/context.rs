@@ -180,6 +180,7 @@ unsafe extern "C-unwind" fn capture(query: *mut pg_sys::QueryDesc) {
         Captured { user: Ok(User::All), below_key_check: true }
     } else {
         let user = user_of_session();
+        identity::setting_use::note();
         if matches!(user, Ok(User::All)) {
             // SAFETY: the executor's own descriptor.
             unsafe { planner::refuse_plan_of_one_user((*query).plannedstmt) }.or_raise();

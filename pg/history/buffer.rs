@@ -9,6 +9,7 @@ use kalamdb_engine::ids::Tid;
 use pgrx::pg_sys;
 
 use super::{entry, table};
+use crate::ffi::catalog::relation_exists;
 use crate::gate;
 
 /// Bytes of rows from which on an entry is written.
@@ -70,7 +71,9 @@ pub fn each_pending(relation: pg_sys::Oid, visit: &mut dyn FnMut(&Pending)) {
 
 /// Writes everything; only the outermost transaction does, at its end.
 fn write_all() {
-    let pending = PENDING.take();
+    let mut pending = PENDING.take();
+    // Nobody asks for the rows of a table that the transaction has dropped as well.
+    pending.retain(|entry| !entry.closed || relation_exists(entry.relation));
     if !pending.is_empty() {
         table::write(&pending);
     }

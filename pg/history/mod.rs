@@ -16,6 +16,8 @@ pub use buffer::init;
 pub use read::{KeptRow, Restored, kept_rows, to_jsonb};
 pub use table::erase;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use kalamdb_engine::ids::Tid;
 use kalamdb_engine::page::{PREFIX, Version};
 use pgrx::pg_sys;
@@ -25,10 +27,30 @@ use crate::tableam::values;
 /// Longer rows are not kept: their copy would have to stand in the session's memory as a whole.
 const ROW_MAX: usize = 64 << 20;
 
+/// Whether this process deletes rows for good at the moment.
+static SUSPENDED: AtomicBool = AtomicBool::new(false);
+
+/// As long as it lives, deletions of this process keep nothing; an ERROR ends it too.
+pub struct Suspended;
+
+impl Suspended {
+    pub fn begin() -> Suspended {
+        SUSPENDED.store(true, Ordering::Relaxed);
+        Suspended
+    }
+}
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        SUSPENDED.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Whether a deletion in this table keeps the old row.
 #[inline]
 pub fn keeps(rel: pg_sys::Relation) -> bool {
-    retention::of(rel) > 0
+    !SUSPENDED.load(Ordering::Relaxed)
+        && retention::of(rel) > 0
         // SAFETY: an open relation has a pg_class row.
         && unsafe {
             let class = &*(*rel).rd_rel;

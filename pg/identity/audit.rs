@@ -17,17 +17,19 @@ pub struct Event<'a> {
     /// The object it was done to.
     pub target: Option<&'a str>,
     pub details: serde_json::Map<String, serde_json::Value>,
+    /// Whether the session's role did it, whoever the session acts for.
+    by_role: bool,
 }
 
 impl<'a> Event<'a> {
     /// An event about a user.
     pub fn about(action: &'a str, subject: &'a str) -> Event<'a> {
-        Event { action, subject: Some(subject), target: None, details: serde_json::Map::new() }
+        Event { action, subject: Some(subject), target: None, details: serde_json::Map::new(), by_role: false }
     }
 
     /// An event about an object.
     pub fn on(action: &'a str, target: &'a str) -> Event<'a> {
-        Event { action, subject: None, target: Some(target), details: serde_json::Map::new() }
+        Event { action, subject: None, target: Some(target), details: serde_json::Map::new(), by_role: false }
     }
 
     /// Adds a particular.
@@ -37,6 +39,12 @@ impl<'a> Event<'a> {
         self
     }
 
+    /// Makes the session's role the one who did it.
+    #[must_use]
+    pub fn by_role(self) -> Event<'a> {
+        Event { by_role: true, ..self }
+    }
+
     /// Writes the event.
     ///
     /// # Errors
@@ -44,7 +52,10 @@ impl<'a> Event<'a> {
     pub fn record(self, lasts: Lasts) -> Result<(), SqlError> {
         // Whoever's login has expired still acts, under the role.
         let role = outer_role_name()?;
-        let actor = current_identity().map_or_else(|_| role.clone(), |identity| identity.name);
+        let actor = match current_identity() {
+            Ok(identity) if !self.by_role => identity.name,
+            _ => role.clone(),
+        };
         let table = ControlTable::append(c"audit_log")?;
         let id = snowflake::next_id()?;
         let mut details = self.details;

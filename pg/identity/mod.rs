@@ -6,6 +6,7 @@ pub mod audit;
 pub mod control_table;
 pub mod password;
 pub mod session;
+pub mod setting_use;
 pub mod snowflake;
 pub mod token;
 

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::account::active_account;
-use super::{Identity, check_user_name};
+use super::{Identity, check_user_name, setting_use};
 use crate::error::SqlError;
 use crate::ffi::utility::Statement;
 
@@ -277,6 +277,10 @@ pub unsafe fn watch(statement: Statement) {
     // SAFETY: a parsed statement, looked at before it runs, which may free it.
     unsafe {
         let ends_login = role_change(statement.node());
+        if (*statement.node()).type_ == pg_sys::NodeTag::T_CopyStmt {
+            // A query notes for itself whom it is for.
+            setting_use::note();
+        }
         statement.run();
         if let Some(span) = ends_login {
             end_login(span);

@@ -13,6 +13,7 @@ use super::policy;
 use super::process::{self, Me, transaction};
 use super::table::{self, NewJob};
 use crate::error::SqlError;
+use crate::ownership;
 
 /// How long a keeper that has nothing to do stays: shorter than the five seconds for which DROP DATABASE waits for others to leave.
 const LINGER: Duration = Duration::from_secs(1);
@@ -89,6 +90,9 @@ fn keep_house(me: Me) {
         let orphans = policy::end_retention()?;
         if orphans || table::has_old() {
             table::add(&own_job(Kind::Cleanup))?;
+        }
+        if ownership::cleanup::is_due() {
+            table::add(&own_job(Kind::UserCleanup))?;
         }
         Ok(table::next_retry())
     });

@@ -10,6 +10,7 @@ use super::runner::Progress;
 use super::table_work;
 use crate::error::SqlError;
 use crate::ffi::interrupts::check_for_interrupts;
+use crate::ownership;
 
 /// A kind of job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,16 +25,22 @@ pub enum Kind {
     Cleanup,
     /// Gives back the storage of expired rows of a stream.
     Evict,
+    /// Removes what erased users leave behind on disk, and users whose time after their drop is over.
+    UserCleanup,
+    /// Writes what a user owns to a storage.
+    UserExport,
     /// Does nothing but count, fail and wait as its parameters say: what the tests of the job processes run.
     Exercise,
 }
 
-const KINDS: [(Kind, &str, &str); 6] = [
+const KINDS: [(Kind, &str, &str); 8] = [
     (Kind::Flush, "FL", "flush"),
     (Kind::Compact, "CO", "compaction"),
     (Kind::Retention, "RT", "retention"),
     (Kind::Cleanup, "CL", "cleanup"),
     (Kind::Evict, "SE", "eviction"),
+    (Kind::UserCleanup, "UC", "user cleanup"),
+    (Kind::UserExport, "UE", "user export"),
     (Kind::Exercise, "XX", "exercise"),
 ];
 
@@ -124,6 +131,8 @@ pub fn run(me: Me, job: &Job, progress: &mut Progress) -> Result<String, SqlErro
     match job.kind {
         Kind::Flush | Kind::Compact | Kind::Retention | Kind::Evict => table_work::run(me, job, progress),
         Kind::Cleanup => transaction(c"KalamDB: cleanup of the job table", || Ok(super::table::remove_old())),
+        Kind::UserCleanup => ownership::cleanup::run(progress),
+        Kind::UserExport => ownership::export::run(job, progress),
         Kind::Exercise => exercise(job, progress),
     }
 }

@@ -13,12 +13,14 @@ pub mod process;
 pub mod request;
 mod row_count;
 mod runner;
+mod snapshot;
 mod table;
 mod table_work;
 
-pub use kinds::{JobId, Kind};
+pub use kinds::{Job, JobId, Kind};
 pub use launcher::Launcher;
 pub use row_count::count_rows;
+pub use runner::Progress;
 
 /// What a process registers with Postgres when it loads the library.
 pub fn init() {

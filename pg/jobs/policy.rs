@@ -88,8 +88,3 @@ pub fn flush_state(relation: pg_sys::Oid) -> Option<&'static StorageDescriptor> 
     });
     found.ok().flatten()
 }
-
-/// Whether a relation is in the catalog.
-pub fn relation_exists(relation: pg_sys::Oid) -> bool {
-    catalog::relation_info(relation).is_some()
-}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kalamdb_engine::cache::{Duty, JOB_TEXT, Wait, futex, raise, wanted};
 use kalamdb_engine::{Error, ErrorKind};
-use pgrx::pg_sys;
+use pgrx::{PgLogLevel, pg_sys};
 use serde_json::{Value, json};
 
 use super::kinds::Kind;
@@ -13,8 +13,8 @@ use crate::error::{OrRaise, SqlError, raise as raise_error};
 use crate::ffi::catalog::{self, RelationInfo};
 use crate::ffi::interrupts::BackendWait;
 use crate::shmem::engine_cache;
-use crate::tableam;
 use crate::tableam::storage::relation_name;
+use crate::tableam::{self, stream};
 
 /// How long a session waits for the keeper's answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -31,11 +31,18 @@ const CONFLICTING: [u32; 5] = [
     pg_sys::AccessExclusiveLock,
 ];
 
+/// How long VACUUM waits for it.
+const SUGGESTION_LIMIT: Duration = Duration::from_secs(3);
+
 /// Asks the keeper of this database; the answer is there when it has committed.
 ///
 /// # Errors
 /// The keeper's, or why there is none.
 fn ask(request: &Value) -> Result<Value, SqlError> {
+    ask_within(request, ANSWER_LIMIT)
+}
+
+fn ask_within(request: &Value, limit: Duration) -> Result<Value, SqlError> {
     let cache = engine_cache();
     let board = cache.jobs();
     // SAFETY: set once at the start of the session.
@@ -65,7 +72,7 @@ fn ask(request: &Value) -> Result<Value, SqlError> {
             None => std::thread::sleep(Duration::from_millis(5)),
         }
         wait.pause()?;
-        if begun.elapsed() > ANSWER_LIMIT {
+        if begun.elapsed() > limit {
             return Err(Error::new(ErrorKind::Unavailable, "the KalamDB job process does not answer")
                 .with_hint("See the server's log; the server may be overloaded.")
                 .into());
@@ -111,14 +118,45 @@ pub fn add_for_many(kind: Kind, schema: Option<&str>, parameters: &Value) -> Res
     add(kind, None, schema, parameters)
 }
 
-fn add(kind: Kind, table: Option<&RelationInfo>, schema: Option<&str>, parameters: &Value) -> Result<String, SqlError> {
-    let request = json!({
+/// Asks for a job on no table, or for the active one of the same name. Its parameters are seen by whoever sees the job.
+pub fn add_named(kind: Kind, name: Option<&str>, parameters: &Value) -> Result<String, SqlError> {
+    let answer = ask(&json!({
+        "op": "add", "kind": kind.code(), "role": role(), "parameters": parameters, "relation": 0, "schema": null, "table": name,
+    }))?;
+    answer["id"].as_str().map(str::to_owned).ok_or_else(|| Error::internal("a job without an id").into())
+}
+
+/// Asks the keeper of this database to look for what is due; does nothing if there are too many databases.
+pub fn ask_to_keep_house() {
+    let Ok(cache) = crate::shmem::attach() else { return };
+    // SAFETY: set once at the start of the session.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    cache.jobs().want(database, wanted::HOUSEKEEPING);
+    raise(&cache.header().main_wake);
+}
+
+/// Asks for a job that is a good idea, for a table that is open: without one, things go on as well.
+pub fn suggest(kind: Kind, rel: pg_sys::Relation) {
+    // SAFETY: the relation is open.
+    let Some(table) = catalog::relation_info(unsafe { (*rel).rd_id }) else { return };
+    match ask_within(&addition(kind, Some(&table), None, &json!({})), SUGGESTION_LIMIT) {
+        Err(error) if error.is_cancelled() => raise_error(error),
+        Err(error) => error.log(PgLogLevel::LOG),
+        Ok(_) => {}
+    }
+}
+
+fn addition(kind: Kind, table: Option<&RelationInfo>, schema: Option<&str>, parameters: &Value) -> Value {
+    json!({
         "op": "add", "kind": kind.code(), "role": role(), "parameters": parameters,
         "relation": table.map_or(0, |table| table.oid.to_u32()),
         "schema": table.map(|table| table.schema.as_str()).or(schema),
         "table": table.map(|table| table.name.as_str()),
-    });
-    let answer = ask(&request)?;
+    })
+}
+
+fn add(kind: Kind, table: Option<&RelationInfo>, schema: Option<&str>, parameters: &Value) -> Result<String, SqlError> {
+    let answer = ask(&addition(kind, table, schema, parameters))?;
     answer["id"].as_str().map(str::to_owned).ok_or_else(|| Error::internal("a job without an id").into())
 }
 
@@ -146,9 +184,7 @@ fn unflushable(kind: Kind, rel: pg_sys::Relation) -> Option<SqlError> {
     // SAFETY: an open relation.
     let (persistence, created_here) = unsafe { ((*(*rel).rd_rel).relpersistence as u8, (*rel).rd_createSubid != 0) };
     let name = relation_name(rel);
-    // SAFETY: an open relation has an access method here; its name is allocated.
-    let method = unsafe { catalog::take_text(pg_sys::get_am_name((*(*rel).rd_rel).relam)) };
-    if method.as_deref() == Some("kalam_stream") {
+    if stream::is_stream(rel) {
         return Some(
             Error::new(ErrorKind::Unsupported, format!("cannot run a {} job on stream table \"{name}\"", kind.name()))
                 .with_detail("Rows of a stream never leave the hot store.")
@@ -211,6 +247,7 @@ fn wait_for_end(id: &str, timeout: Option<Duration>) -> Result<Value, SqlError> 
     let changed = &cache.jobs().changed;
     let wait = BackendWait::new(cache);
     let begun = Instant::now();
+    super::snapshot::give_back();
     loop {
         let seen = changed.load(Ordering::Acquire);
         let state = state_of(id)?;

@@ -7,8 +7,9 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::kinds::{self, Job};
 use super::process::{self, Me, transaction};
-use super::{policy, row_count, table};
+use super::{row_count, table};
 use crate::error::SqlError;
+use crate::ffi::catalog;
 use crate::ffi::interrupts::check_for_interrupts;
 
 /// The progress of the running job, where everybody can see it.
@@ -130,7 +131,7 @@ fn note_end(me: Me, job: &Job, result: &Result<String, SqlError>, counts: [u64; 
         return Some(0);
     } else if error.is_cancelled() {
         "its process was told to cancel the statement"
-    } else if job.relation != pg_sys::InvalidOid && !policy::relation_exists(job.relation) {
+    } else if job.relation != pg_sys::InvalidOid && !catalog::relation_exists(job.relation) {
         "the table was dropped"
     } else {
         let next = table::fail(job.id, error, error.may_pass());

@@ -72,7 +72,9 @@ pub fn add(job: &NewJob) -> Result<(String, bool), SqlError> {
         &format!(
             "WITH active AS (
                  SELECT id FROM kalam.job
-                 WHERE type = $2 AND relation = $3::oid AND schema_name IS NOT DISTINCT FROM $4 AND state IN {ACTIVE} LIMIT 1
+                 WHERE type = $2 AND relation = $3::oid AND schema_name IS NOT DISTINCT FROM $4 AND state IN {ACTIVE}
+                     -- A job on no table may have a name of its own.
+                     AND (relation <> 0 OR table_name IS NOT DISTINCT FROM $5) LIMIT 1
              ), made AS (
                  INSERT INTO kalam.job (id, type, relation, schema_name, table_name, parameters, requested_by, automatic, node,
                      idempotency_key)

@@ -1,6 +1,6 @@
 //! Jobs that work on tables: on one, or on all of a schema or database that the job's role owns, one after the other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kalamdb_engine::cache::FlushNews;
 use kalamdb_engine::{Error, ErrorKind};
@@ -15,6 +15,7 @@ use crate::cold::{self, CompactOptions, FlushOptions};
 use crate::error::SqlError;
 use crate::ffi::catalog;
 use crate::ffi::sql::{query, text};
+use crate::history;
 use crate::settings;
 use crate::tableam::stream;
 
@@ -94,7 +95,7 @@ fn tables_of(job: &Job) -> Vec<(pg_sys::Oid, String)> {
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          JOIN pg_catalog.pg_am a ON a.oid = c.relam
          JOIN pg_catalog.pg_proc p ON p.oid = a.amhandler
-         WHERE p.pronamespace = 'kalam'::regnamespace AND a.amname <> 'kalam_stream' AND c.relkind IN ('r', 'm')
+         WHERE p.pronamespace = 'kalam'::regnamespace AND p.proname <> 'stream_handler' AND c.relkind IN ('r', 'm')
              AND c.relpersistence = 'p' AND ($1 IS NULL OR n.nspname = $1) AND pg_catalog.pg_has_role($2::oid, c.relowner, 'USAGE')
          ORDER BY c.oid",
         &[job.schema.as_deref(), Some(&job.role.to_u32().to_string())],
@@ -118,10 +119,14 @@ fn work(me: Me, kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> R
 }
 
 fn run_inside(kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
+    if kind == Kind::Retention {
+        // In a transaction of its own: one that has an id holds others' snapshots back.
+        transaction(c"KalamDB: erasing deleted rows", || Ok(history::erase(relation, retention_began(relation))))?;
+    }
     let activity = match kind {
         Kind::Flush => c"KalamDB: flush",
         Kind::Compact => c"KalamDB: compaction",
-        _ => c"KalamDB: erasing deleted rows",
+        _ => c"KalamDB: erasing outdated rows",
     };
     transaction(activity, || work_inside(kind, relation, progress))
 }
@@ -163,12 +168,16 @@ fn add_compaction(relation: pg_sys::Oid) -> Result<(), SqlError> {
     Ok(())
 }
 
+/// The time between two evictions of a stream, as a multiple of what the last one took.
+const PAUSE_PER_EVICTION: u64 = 4;
+
 /// Gives back the storage of expired rows of a stream; comes again as long as there are rows.
 fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
     let storage = policy::flush_state(relation);
     if let Some(storage) = storage {
         storage.flush.begin_flush();
     }
+    let begun = Instant::now();
     let evicted = transaction(c"KalamDB: eviction", || {
         let lock = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
         // SAFETY: opened with VACUUM's lock and closed with the transaction's end.
@@ -182,10 +191,13 @@ fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
             Ok(Some(evicted))
         }
     });
-    let again = evicted.as_ref().map_or(true, |evicted| evicted.is_some_and(|evicted| evicted.left > 0));
+    let again = evicted.as_ref().map_or(true, |evicted| evicted.is_some_and(|evicted| evicted.left));
     if again
         && let Some(storage) = storage
-        && let FlushNews::DueAt(at) = storage.flush.try_again_after(settings::stream_eviction_interval(), process::now())
+        // The indexes are read as a whole each time: where that takes long it comes seldom.
+        && let pause = u32::try_from(begun.elapsed().as_secs() * PAUSE_PER_EVICTION).unwrap_or(u32::MAX)
+        && let FlushNews::DueAt(at) =
+            storage.flush.try_again_after(settings::stream_eviction_interval().max(pause), process::now())
     {
         me.cache.jobs().note_deadline(at);
     }
@@ -195,10 +207,11 @@ fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
 fn work_inside(kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
     progress.done(0, 0);
     let flush = FlushOptions::of_table(relation);
+    cold::release_snapshot();
     let outcome = match kind {
         Kind::Flush => cold::flush_relation(relation, &flush, progress),
         Kind::Compact => cold::compact_relation(relation, &CompactOptions { flush, ..CompactOptions::default() }, progress),
-        Kind::Retention => cold::erase_expired(relation, retention_began(relation), progress),
+        Kind::Retention => cold::erase_expired(relation, progress),
         _ => return Err(kinds::not_built(kind)),
     };
     Ok(Done {

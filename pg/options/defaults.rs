@@ -13,7 +13,7 @@ static FLUSH_POLICY: Text = Text::new(Some(c"rows:10000,interval:300"));
 static FLUSH_ROWS: Text = Text::new(Some(c""));
 static FLUSH_INTERVAL: Text = Text::new(Some(c""));
 static STORAGE: Text = Text::new(Some(c"local"));
-static COMPRESSION: Text = Text::new(Some(c"zstd:1"));
+static COMPRESSION: Text = Text::new(Some(c"zstd:5"));
 static ROW_GROUP_ROWS: Text = Text::new(Some(c"131072"));
 static BLOOM_COLUMNS: Text = Text::new(Some(c""));
 static CLUSTER_BY: Text = Text::new(Some(c""));
@@ -74,8 +74,10 @@ unsafe fn is_valid(option: &str, value: *const c_char) -> bool {
     }
     // SAFETY: see above.
     let value = unsafe { CStr::from_ptr(value) }.to_string_lossy();
-    // Intervals need more of the server than there is when the configuration is read first: they are looked at when used.
-    if value.is_empty() || matches!(option, "deleted_retention" | "ttl" | "flush_interval") {
+    // Intervals need more of the server than there is when the configuration is read first: those of the file are looked at when used.
+    // SAFETY: reads the backend's own state.
+    let is_starting = || unsafe { !pg_sys::IsTransactionState() };
+    if value.is_empty() || (matches!(option, "deleted_retention" | "ttl" | "flush_interval") && is_starting()) {
         return true;
     }
     if definition::is_unbuilt(option) {

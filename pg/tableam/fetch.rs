@@ -2,7 +2,7 @@
 
 use kalamdb_engine::cache::{Pin, Wait};
 use kalamdb_engine::ids::{Lsn, Tid, Xid};
-use kalamdb_engine::page::{ChainVisitor, Header, Page, TupleState, hot_search};
+use kalamdb_engine::page::{ChainVisitor, Header, Page, PageKind, TupleState, hot_search};
 use kalamdb_engine::visibility::{self, TransactionStatus};
 use pgrx::{pg_guard, pg_sys};
 
@@ -273,6 +273,8 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
                 search_chain(rel, &fetch.storage, &fetch.view, pin.get(), page, start, !*call_again, !all_dead.is_null());
             // Versions of streams stand alone, so nothing else is to be found behind one that is gone.
             hit.found = hit.found.filter(|found| !fetch.expiry.is_gone(page, *found));
+            // A page that is missing, as its segment is lost, may come back: the index entry stays.
+            hit.all_dead &= page.kind() == PageKind::Data;
             let place = hit.found.and_then(|offset| version_place(pin.get(), page, offset));
             (hit, place)
         };

@@ -60,6 +60,14 @@ pub fn follow(descriptor: &StorageDescriptor) {
     }
 }
 
+/// Blocks that the files have.
+pub fn blocks(descriptor: &StorageDescriptor) -> u32 {
+    let path = compat::main_fork_of(&descriptor.file());
+    let length_of = |file| std::fs::metadata(file_path(&path, file)).map(|metadata| metadata.len()).unwrap_or(0);
+    let lengths = (0..).map(length_of).take_while(|length| *length > 0);
+    u32::try_from(lengths.sum::<u64>() / BLOCK).unwrap_or(u32::MAX)
+}
+
 /// Makes the files as long as the table, which became shorter; nobody else uses it.
 pub fn shortened(descriptor: &StorageDescriptor) {
     let blocks = marked(descriptor, descriptor.blocks.load(Ordering::Acquire));

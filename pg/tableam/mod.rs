@@ -29,7 +29,7 @@ pub mod values;
 
 mod analyze;
 mod delete;
-mod main_fork;
+pub mod main_fork;
 mod rewrite;
 mod temporary;
 

@@ -7,7 +7,7 @@
 //! leaves a number nobody uses, or an empty block that its user fills later.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use kalamdb_engine::cache::{LatchedPage, Wait};
 use kalamdb_engine::ids::{PageKey, PageNumber};
@@ -22,6 +22,13 @@ use super::storage::Storage;
 /// Levels of the map of users below its root: each consumes four bits of the name's hash.
 const DEPTH_MAX: u32 = 14;
 
+/// Bytes and users up to which a node of the map is not split.
+const LEAF_BYTES: usize = 4096;
+const LEAF_USERS: usize = 32;
+
+/// Split nodes that a process remembers.
+const SPLIT_MAX: usize = 10_000;
+
 /// Partitions that a process remembers.
 const KNOWN_MAX: usize = 10_000;
 
@@ -31,6 +38,8 @@ type Names = HashMap<Box<[u8]>, u32>;
 thread_local! {
     /// The partitions that this process has looked up: a user's number never changes.
     static KNOWN: RefCell<HashMap<u64, Names>> = RefCell::default();
+    /// Nodes of the maps of users, by storage and number, whose children have their entries: they stay so.
+    static SPLIT: RefCell<HashSet<(u64, u64)>> = RefCell::default();
 }
 
 /// A hash that is stored by way of the places it leads to: it must not change.
@@ -96,11 +105,22 @@ fn leaf_of(storage: &Storage, name: &[u8], wait: &dyn Wait) -> Result<(Node, Opt
     let hash = hash(name);
     let mut node = Node::ROOT;
     loop {
+        let place = (storage.id.0, node.number);
+        if SPLIT.with_borrow(|split| split.contains(&place)) {
+            node = node.child(hash);
+            continue;
+        }
         let pin = storage.cache.read(node.key(storage), wait)?;
         let guard = pin.shared(wait)?;
         if !guard.page().users_are_split() {
             return Ok((node, search(guard.page(), name)));
         }
+        SPLIT.with_borrow_mut(|split| {
+            if split.len() >= SPLIT_MAX {
+                split.clear();
+            }
+            split.insert(place);
+        });
         node = node.child(hash);
     }
 }
@@ -122,13 +142,19 @@ pub fn find_or_create(storage: &Storage, name: &[u8], wait: &dyn Wait) -> Result
         if let Some(partition) = search(leaf.page(), name) {
             return Ok(remember(storage, name, partition));
         }
-        if leaf.page().has_room_for_user(name) {
+        let is_crowded = node.depth < DEPTH_MAX && is_crowded(leaf.page());
+        if !is_crowded && leaf.page().has_room_for_user(name) {
             let partition = create(storage, &mut leaf, name, wait)?;
             drop(leaf);
             return Ok(remember(storage, name, partition));
         }
         split(storage, node, &mut leaf, wait)?;
     }
+}
+
+/// Whether a node has so many users that a search among them costs more than one more node on the way.
+fn is_crowded(page: Page<'_>) -> bool {
+    page.lower() > LEAF_BYTES && page.users().nth(LEAF_USERS).is_some()
 }
 
 /// Makes the page one of this kind if it is empty, as part of a change.
@@ -169,7 +195,7 @@ fn too_many_users(storage: &Storage) -> Error {
         .with_hint("Use another table for new users.")
 }
 
-/// Moves the entries of a full node to its children.
+/// Moves the entries of a crowded node to its children.
 ///
 /// The children are complete before the node says that they count; after a crash in between they are made again.
 fn split(storage: &Storage, node: Node, leaf: &mut LatchedPage, wait: &dyn Wait) -> Result<()> {

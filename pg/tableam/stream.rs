@@ -2,11 +2,14 @@
 //!
 //! Each version says when it was inserted. A statement does not see rows whose time has come by the start of its transaction, so
 //! that a repeated query agrees with itself. Their storage is given back by [`evict`]: it turns expired versions into ones that
-//! were never there, once no running transaction can see them, and lets VACUUM's passes remove them from indexes and pages.
+//! were never there, once no running transaction can see them, and lets VACUUM's passes remove them from indexes and pages. Pages of
+//! times tell it which blocks to look at: those whose oldest row has expired, and the empty ones once in the lifetime of a row.
 
 use std::collections::HashSet;
 
-use kalamdb_engine::page::{Page, PageKind, PageMut};
+use kalamdb_engine::Result;
+use kalamdb_engine::ids::PageNumber;
+use kalamdb_engine::page::{BlockTime, PAGE_SIZE, Page, PageKind, PageMut, TIMES_FANOUT};
 use pgrx::pg_sys;
 
 use super::change::change_page;
@@ -14,7 +17,7 @@ use super::storage::{Storage, relation_name};
 use super::{is_stream_routine, vacuum};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
-use crate::{gate, options};
+use crate::{gate, options, wal};
 
 /// Whether rows of a relation vanish.
 #[inline]
@@ -159,55 +162,165 @@ fn oldest_reader(now: pg_sys::TimestampTz) -> pg_sys::TimestampTz {
 pub struct Evicted {
     /// Rows that are gone.
     pub rows: u64,
-    /// Rows that are left, those of running transactions included.
-    pub left: u64,
+    /// Blocks that were looked at.
+    pub looked_at: u64,
+    /// Whether rows are left, those of running transactions included.
+    pub left: bool,
 }
 
-/// Turns expired versions into ones that were never there.
-pub fn expire(rel: pg_sys::Relation) -> Evicted {
-    let storage = Storage::of(rel);
-    let wait = BackendWait::new(storage.cache);
-    let expiry = expiry_for_all(rel);
-    // SAFETY: the relation is open.
-    let most = options::of(unsafe { (*rel).rd_id }).max_bytes();
-    let surplus = most.map_or_else(HashSet::new, |most| blocks_above(&storage, most, &wait));
-    let mut evicted = Evicted::default();
-    for block in 0..storage.blocks() {
-        check_for_interrupts();
-        let expiry = if surplus.contains(&block) { Expiry { until: i64::MAX } } else { expiry };
-        expire_block(&storage, block, expiry, &wait, &mut evicted);
-    }
-    evicted
+/// Turns expired versions into ones that were never there; looks at every block.
+pub fn expire(rel: pg_sys::Relation) {
+    Eviction::new(rel).expire(true);
 }
 
-fn expire_block(storage: &Storage, block: u32, expiry: Expiry, wait: &BackendWait, evicted: &mut Evicted) {
-    let pin = storage.cache.read(storage.block(block), wait).or_raise();
-    let is_there = |page: Page<'_>, offset: u16| page.version(offset).is_some_and(|version| !version.header().xmin_invalid());
-    let is_gone = |page: Page<'_>, offset: u16| expiry.is_gone(page, offset) && is_there(page, offset);
-    {
-        let guard = pin.shared(wait).or_raise();
-        let page = guard.page();
-        if page.kind() != PageKind::Data {
-            return;
-        }
-        let there = (1..=page.max_offset()).filter(|offset| is_there(page, *offset));
-        let (gone, left): (Vec<u16>, Vec<u16>) = there.partition(|offset| expiry.is_gone(page, *offset));
-        evicted.left += left.len() as u64;
-        if gone.is_empty() {
-            return;
+/// An eviction on its way through the blocks.
+struct Eviction {
+    storage: Storage,
+    wait: BackendWait,
+    expiry: Expiry,
+    /// The clock when it began, in milliseconds since 2000.
+    now: i64,
+    /// The blocks that have to be emptied, however young their rows are.
+    surplus: HashSet<u32>,
+    evicted: Evicted,
+    /// The blocks with versions that are to be removed.
+    dead: Vec<u32>,
+}
+
+/// What a look at a block's page found.
+#[derive(Default)]
+struct Found {
+    /// When the oldest row that stays was inserted.
+    oldest: Option<i64>,
+    /// Something is to be removed.
+    has_dead: bool,
+}
+
+impl Eviction {
+    fn new(rel: pg_sys::Relation) -> Eviction {
+        let storage = Storage::of(rel);
+        let wait = BackendWait::new(storage.cache);
+        // SAFETY: the relation is open; reads the clock.
+        let (most, now) = unsafe { (options::of((*rel).rd_id).max_bytes(), pg_sys::GetCurrentTimestamp()) };
+        // A few blocks cannot hold that much, however full they are.
+        let most = most.filter(|most| u64::from(storage.blocks()) * PAGE_SIZE as u64 > *most);
+        let surplus = most.map_or_else(HashSet::new, |most| blocks_above(&storage, most, &wait));
+        let expiry = expiry_for_all(rel);
+        Eviction { storage, wait, expiry, now: millis(now), surplus, evicted: Evicted::default(), dead: Vec::new() }
+    }
+
+    /// Goes over all blocks, or those that may have rows whose time has come.
+    fn expire(&mut self, all: bool) {
+        let blocks = self.storage.blocks();
+        for number in 0..blocks.div_ceil(TIMES_FANOUT) {
+            let first = number * TIMES_FANOUT;
+            let of_page = 0..blocks.saturating_sub(first).min(TIMES_FANOUT);
+            let known = self.known_times(number, of_page.clone());
+            let mut learned = Vec::new();
+            for (index, known) in of_page.zip(known) {
+                check_for_interrupts();
+                if all || self.is_due(first + index, known) {
+                    let found = self.expire_block(first + index);
+                    learned.push((index, self.time_of(&found)));
+                    self.evicted.left |= found.oldest.is_some();
+                } else {
+                    self.evicted.left |= !known.was_empty;
+                }
+            }
+            self.keep_times(number, &learned).or_raise();
         }
     }
-    let mut guard = pin.exclusive(wait).or_raise();
-    let page = guard.page();
-    let offsets: Vec<u16> = (1..=page.max_offset()).filter(|offset| is_gone(page, *offset)).collect();
-    if offsets.is_empty() {
-        return;
+
+    /// Whether a block may have rows whose time has come.
+    fn is_due(&self, block: u32, known: BlockTime) -> bool {
+        known.since == 0 || self.surplus.contains(&block) || i64::from(known.since) * 1000 <= self.expiry.until
     }
-    change_page(&mut guard, |page, record| {
-        page.expire(&offsets).expect("the versions were read under the same latch");
-        record.expire(&offsets);
-    });
-    evicted.rows += offsets.len() as u64;
+
+    /// The time of the oldest row, or of this look: rows that come later are younger, but for what a clock may be off.
+    fn time_of(&self, found: &Found) -> BlockTime {
+        let since = found.oldest.unwrap_or(self.now).min(self.now).div_euclid(1000);
+        BlockTime { since: u32::try_from(since).unwrap_or(0), was_empty: found.oldest.is_none() }
+    }
+
+    fn known_times(&self, number: u32, of_page: std::ops::Range<u32>) -> Vec<BlockTime> {
+        let key = self.storage.page(PageNumber::times(number));
+        let pin = self.storage.cache.read(key, &self.wait).or_raise();
+        let guard = pin.shared(&self.wait).or_raise();
+        of_page.map(|index| guard.page().block_time(index)).collect()
+    }
+
+    fn keep_times(&self, number: u32, learned: &[(u32, BlockTime)]) -> Result<()> {
+        if learned.is_empty() {
+            return Ok(());
+        }
+        let pin = self.storage.cache.read(self.storage.page(PageNumber::times(number)), &self.wait)?;
+        let mut guard = pin.exclusive(&self.wait)?;
+        if !guard.is_dirty() {
+            guard.mark_dirty(wal::insert_lsn());
+        }
+        let mut page = guard.page_mut();
+        if page.as_page().kind() != PageKind::Times {
+            page.init(PageKind::Times, 0);
+        }
+        learned.iter().for_each(|(index, time)| page.set_block_time(*index, *time));
+        Ok(())
+    }
+
+    /// Expires the rows of a block whose time has come.
+    fn expire_block(&mut self, block: u32) -> Found {
+        self.evicted.looked_at += 1;
+        let expiry = if self.surplus.contains(&block) { Expiry { until: i64::MAX } } else { self.expiry };
+        let (storage, wait) = (&self.storage, &self.wait);
+        let pin = storage.cache.read(storage.block(block), wait).or_raise();
+        let (mut found, gone) = look(pin.shared(wait).or_raise().page(), expiry);
+        if gone > 0 {
+            let mut guard = pin.exclusive(wait).or_raise();
+            let page = guard.page();
+            let is_gone = |offset: &u16| is_there(page, *offset) && expiry.is_gone(page, *offset);
+            let offsets: Vec<u16> = (1..=page.max_offset()).filter(is_gone).collect();
+            (found, _) = look(page, expiry);
+            if !offsets.is_empty() {
+                change_page(&mut guard, |page, record| {
+                    page.expire(&offsets).expect("the versions were read under the same latch");
+                    record.expire(&offsets);
+                });
+                self.evicted.rows += offsets.len() as u64;
+                found.has_dead = true;
+            }
+        }
+        if found.has_dead {
+            self.dead.push(block);
+        }
+        found
+    }
+}
+
+/// Whether a version was not expired yet.
+fn is_there(page: Page<'_>, offset: u16) -> bool {
+    page.version(offset).is_some_and(|version| !version.header().xmin_invalid())
+}
+
+/// What a page holds, and how many of its rows are gone.
+fn look(page: Page<'_>, expiry: Expiry) -> (Found, usize) {
+    let mut found = Found::default();
+    if page.kind() != PageKind::Data {
+        return (found, 0);
+    }
+    let mut gone = 0;
+    for offset in 1..=page.max_offset() {
+        if is_there(page, offset) {
+            if expiry.is_gone(page, offset) {
+                gone += 1;
+            } else {
+                // What has no time is looked at again and again.
+                let time = page.row_time(offset).unwrap_or(0);
+                found.oldest = Some(found.oldest.map_or(time, |oldest| oldest.min(time)));
+            }
+        } else {
+            found.has_dead |= !page.line(offset).is_unused();
+        }
+    }
+    (found, gone)
 }
 
 /// The blocks that have to be emptied so that at most this many bytes stay: those whose newest rows are the oldest.
@@ -238,10 +351,11 @@ fn blocks_above(storage: &Storage, most: u64, wait: &BackendWait) -> HashSet<u32
 /// # Safety
 /// The stream is open and locked as for VACUUM.
 pub unsafe fn evict(rel: pg_sys::Relation) -> Evicted {
-    let evicted = expire(rel);
-    if evicted.rows > 0 {
+    let mut eviction = Eviction::new(rel);
+    eviction.expire(false);
+    if !eviction.dead.is_empty() {
         // SAFETY: the caller's lock; the parameters are VACUUM's defaults.
-        unsafe { vacuum::remove_dead(rel) };
+        unsafe { vacuum::remove_dead(rel, Some(eviction.dead)) };
     }
-    evicted
+    eviction.evicted
 }

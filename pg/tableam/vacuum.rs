@@ -25,10 +25,11 @@ use super::prune::Horizon;
 use super::status::{narrow, refresh_reference};
 use super::storage::Storage;
 use super::stream;
-use crate::cold::ColdBlocks;
+use crate::cold::{self, ColdBlocks};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
 use crate::gate::is_partitioned;
+use crate::jobs::{Kind, request};
 pub use compat::next_xid;
 pub use limits::full_cutoff;
 
@@ -77,6 +78,8 @@ struct Vacuum {
     cold: ColdBlocks,
     /// Blocks when the run began; later ones have only newer xids.
     pages: u32,
+    /// The only blocks to look at, if not all are: then nothing is known of the others' xids.
+    only: Option<Vec<u32>>,
     verbose: bool,
     aggressive: bool,
     in_emergency: bool,
@@ -97,30 +100,50 @@ pub unsafe extern "C-unwind" fn relation_vacuum(
     params: *mut pg_sys::VacuumParams,
     strategy: pg_sys::BufferAccessStrategy,
 ) {
+    if stream::is_stream(rel) {
+        stream::expire(rel);
+    }
     // SAFETY: Postgres passes a table that it opened and locked against other VACUUMs and against schema changes.
+    unsafe { run(rel, params, strategy, None) };
+}
+
+/// Vacuums the table, or only some of its blocks; returns how many dead versions are still there.
+///
+/// # Safety
+/// As of [`relation_vacuum`].
+unsafe fn run(
+    rel: pg_sys::Relation,
+    params: *mut pg_sys::VacuumParams,
+    strategy: pg_sys::BufferAccessStrategy,
+    only: Option<Vec<u32>>,
+) -> u64 {
+    // SAFETY: see above.
     unsafe {
         let beginning = Beginning::now();
-        if stream::is_stream(rel) {
-            stream::expire(rel);
-        }
         pg_sys::pgstat_progress_start_command(pg_sys::ProgressCommandType::PROGRESS_COMMAND_VACUUM, (*rel).rd_id);
         let mut vacuum = Vacuum::prepare(rel, params, strategy);
+        vacuum.only = only;
         vacuum.check_emergency();
         scan::scan(&mut vacuum);
         vacuum.end_indexes();
         truncate::truncate(&mut vacuum);
         main_fork::follow(vacuum.storage.descriptor);
         let moved = vacuum.publish(&beginning);
+        if cold::wants_compaction(&vacuum.storage, &vacuum.wait) {
+            request::suggest(Kind::Compact, rel);
+        }
         pg_sys::pgstat_progress_end_command();
         vacuum.report(&*params, &beginning, moved);
+        (vacuum.counts.recently_dead + vacuum.counts.missed_dead).unsigned_abs()
     }
 }
 
-/// Removes what is dead as VACUUM does, from within another command.
+/// Removes what is dead as VACUUM does, from within another command, in some blocks or all; returns how many dead versions are still
+/// there, as a snapshot or somebody who looks at their page at the moment needs them.
 ///
 /// # Safety
 /// The table is open and locked as for VACUUM.
-pub unsafe fn remove_dead(rel: pg_sys::Relation) {
+pub unsafe fn remove_dead(rel: pg_sys::Relation, only: Option<Vec<u32>>) -> u64 {
     let mut params = pg_sys::VacuumParams {
         options: pg_sys::VACOPT_VACUUM,
         freeze_min_age: -1,
@@ -136,8 +159,9 @@ pub unsafe fn remove_dead(rel: pg_sys::Relation) {
     // SAFETY: the caller's lock.
     unsafe {
         let strategy = pg_sys::GetAccessStrategy(pg_sys::BufferAccessStrategyType::BAS_VACUUM);
-        relation_vacuum(rel, &raw mut params, strategy);
+        let left = run(rel, &raw mut params, strategy, only);
         pg_sys::FreeAccessStrategy(strategy);
+        left
     }
 }
 
@@ -185,6 +209,7 @@ impl Vacuum {
                 dead,
                 cold,
                 pages,
+                only: None,
                 verbose,
                 aggressive,
                 in_emergency: false,
@@ -236,13 +261,21 @@ impl Vacuum {
     /// Tells pg_class and the statistics what came out; tells whether relfrozenxid and relminmxid moved on.
     unsafe fn publish(&self, beginning: &Beginning) -> (bool, bool) {
         compat::progress(pg_sys::PROGRESS_VACUUM_PHASE, i64::from(pg_sys::PROGRESS_VACUUM_PHASE_FINAL_CLEANUP));
+        let (all_visible, frozen_xid, min_multi) = if self.only.is_some() {
+            // SAFETY: the relation is open.
+            let known = unsafe { (*(*self.rel).rd_rel).relallvisible };
+            (known.unsigned_abs(), pg_sys::InvalidTransactionId, 0.into())
+        } else {
+            let all_visible = self.counts.all_visible_pages.min(self.pages);
+            (all_visible, narrow(self.remaining.oldest_xid), self.remaining.oldest_multi.into())
+        };
         let numbers = RelationNumbers {
             pages: self.pages,
             tuples: self.live_estimate,
-            all_visible: self.counts.all_visible_pages.min(self.pages),
+            all_visible,
             has_index: !self.indexes.is_empty(),
-            frozen_xid: narrow(self.remaining.oldest_xid),
-            min_multi: self.remaining.oldest_multi.into(),
+            frozen_xid,
+            min_multi,
         };
         let dead = self.counts.recently_dead + self.counts.missed_dead;
         // SAFETY: the relation is open and locked.

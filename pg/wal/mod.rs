@@ -76,13 +76,17 @@ pub fn slot_limit() -> Option<u64> {
     u64::try_from(megabytes).ok().map(|megabytes| megabytes << 20)
 }
 
-/// Holds a writer back while the log is so far ahead of the store that the server might soon remove what the store needs.
+/// Holds a writer back while the log is so far ahead of the store that the server might soon remove what the store needs, or while
+/// pages have outgrown the cache.
 ///
-/// Called before a change, with no page latched. Costs one comparison where the server keeps all log for slots.
+/// Called before a change, with no page latched. Costs two comparisons where the server keeps all log for slots.
 #[inline]
 pub fn wait_for_room(cache: &Cache) {
     if let Some(limit) = slot_limit() {
         wait_for_store(cache, limit / 2);
+    }
+    if cache.memory_is_far_exceeded() {
+        cache.await_memory(&BackendWait::new(cache)).or_raise();
     }
 }
 

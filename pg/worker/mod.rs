@@ -8,7 +8,7 @@ mod directory;
 mod lifecycle;
 pub mod requests;
 mod serve;
-mod signals;
+pub mod signals;
 mod slot;
 pub mod start;
 mod sweeper;

@@ -195,15 +195,15 @@ impl Server {
     }
 
     fn is_checkpoint_due(&self) -> bool {
-        let dirty = u64::from(self.cache.header().dirty_frames.load(Ordering::Relaxed));
-        let dirty_limit = u64::from(self.cache.frame_count()) * settings::checkpoint_dirty_percent() / 100;
+        let dirty = self.cache.header().dirty_units.load(Ordering::Relaxed);
+        let dirty_limit = self.cache.memory_units() * settings::checkpoint_dirty_percent() / 100;
         let distance = wal::insert_lsn().0.saturating_sub(self.engine.durable().0);
         let elapsed = self.last_checkpoint.elapsed();
         // A limit that is passed at once again must not make one checkpoint follow the other.
         let rested = elapsed >= Duration::from_secs(1);
         let anything = dirty > 0 || distance >= segment_bytes();
         (anything && elapsed >= settings::checkpoint_interval())
-            || (rested && dirty > dirty_limit)
+            || (rested && dirty > dirty_limit && self.cache.memory_is_short())
             || (rested && distance > recovery_limit())
             || self.slot.is_wanted()
             || wal::slot_limit().is_some_and(|limit| distance > (limit / 4).max(segment_bytes()))

@@ -120,3 +120,23 @@ export_build() {
         CARGO_FEATURES=(--no-default-features --features "kalamdb/pg$major")
     fi
 }
+
+# begin_flusher DATABASE FILE, end_flusher FILE: with FLUSHER set, tests/bin/flusher makes the database's tables cold in between, and the end
+# says how much that was.
+begin_flusher() {
+    if [ -z "${FLUSHER:-}" ]; then return; fi
+    rm -f "$2" "$2.errors"
+    # A process group of its own: it ends together with its psql.
+    setsid "$ROOT/tests/bin/flusher" "$1" "$2" &
+    flusher=$!
+}
+
+end_flusher() {
+    if [ -z "${flusher:-}" ]; then return; fi
+    kill -- -"$flusher" 2>/dev/null || true
+    wait "$flusher" 2>/dev/null || true
+    flusher=
+    awk -F'|' '{ runs[$1]++; rows[$1] += $3; blocks[$1] += $4; tables[$1, $2] || count[$1]++; tables[$1, $2] = 1 }
+        END { for (kind in runs) printf "%s: %d runs moved %d rows in %d blocks of %d tables\n", kind, runs[kind], rows[kind], blocks[kind], count[kind] }' \
+        "$1" 2>/dev/null || true
+}

@@ -293,6 +293,21 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Nobody but the test may crash a process, and no internal error may be reported since `mark`, those aside that contain a text of
+    /// `expected`. Returns the next mark.
+    pub fn require_sound_log(&self, mark: u64, expected: &[&str]) -> Result<u64> {
+        let next = self.log_length();
+        let log = self.log_since(mark)?;
+        let crash_signals = [4, 6, 7, 8, 11].map(|signal| format!("was terminated by signal {signal}:"));
+        let bad = |line: &&str| {
+            let internal = [" XX000 ", " XX001 ", " XX002 ", "PANIC:", "TRAP:"].iter().any(|mark| line.contains(mark));
+            (internal || crash_signals.iter().any(|mark| line.contains(mark))) && !expected.iter().any(|text| line.contains(text))
+        };
+        let lines: Vec<&str> = log.lines().filter(bad).take(10).collect();
+        ensure!(lines.is_empty(), "in the server's log:\n{}", lines.join("\n"));
+        Ok(next)
+    }
+
     /// The log's last lines, without the refusals that waiting for a starting server makes.
     pub fn log_tail(&self, lines: usize) -> String {
         let log = self.log_since(self.log_length().saturating_sub(64 * 1024)).unwrap_or_default();

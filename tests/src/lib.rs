@@ -2,7 +2,12 @@
 
 pub mod args;
 pub mod cluster;
+pub mod failure;
+pub mod faults;
+pub mod ledger;
+pub mod measure;
 pub mod process;
+pub mod scans;
 pub mod sql;
 
 pub use cluster::{Cluster, ClusterOptions, Installation, StopMode};

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::latch::Latch;
+use super::memory::Extent;
 use crate::error::{Error, ErrorKind};
 use crate::ids::{Lsn, PageKey, PageNumber, StorageId};
 
@@ -79,7 +80,11 @@ pub(super) struct Frame {
     pub(super) failure: AtomicU32,
     /// What the load of the content took, until somebody has taken note of it; see `load_report`.
     pub(super) report: AtomicU64,
+    /// The units of memory that the frame has.
+    extent: AtomicU32,
 }
+
+const _: () = assert!(size_of::<Frame>() == 64);
 
 impl Frame {
     /// The page the frame holds.
@@ -91,6 +96,17 @@ impl Frame {
     pub(super) fn set_key(&self, key: PageKey) {
         self.storage.store(key.storage.0, Ordering::Relaxed);
         self.page.store(key.page.0, Ordering::Relaxed);
+    }
+
+    /// The memory that the frame has.
+    #[inline]
+    pub(super) fn extent(&self) -> Extent {
+        Extent::from_word(self.extent.load(Ordering::Relaxed))
+    }
+
+    /// Notes the memory that the frame has: for `memory` alone, which keeps the sum.
+    pub(super) fn set_extent(&self, extent: Extent) {
+        self.extent.store(extent.to_word(), Ordering::Relaxed);
     }
 
     pub(super) fn rec_lsn(&self) -> Lsn {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use super::Cache;
 use super::frame::Frame;
 use super::latch::Wait;
+use super::memory::Extent;
 use crate::error::Result;
 use crate::ids::{Lsn, PageKey};
 use crate::page::{PAGE_SIZE, Page, PageMut};
@@ -148,8 +149,7 @@ impl Cache {
 
     /// Writes "kind 0" into a claimed frame.
     pub(super) fn blank(&self, frame: u32) {
-        // SAFETY: the frame is claimed, so nobody else reads or writes it.
-        unsafe { std::ptr::write_bytes(self.page_pointer(frame), 0, 64) };
+        self.zero(frame);
     }
 
     /// The bytes of a frame that the caller has claimed, is loading or has latched for writing.
@@ -251,7 +251,7 @@ impl<P: Borrow<Pin>> Exclusive<P> {
     pub fn mark_dirty(&self, rec_lsn: Lsn) {
         let pin = self.pinned();
         if pin.descriptor().set_dirty(rec_lsn) {
-            pin.cache.header().dirty_frames.fetch_add(1, Ordering::Relaxed);
+            pin.cache.count_dirty(pin.descriptor());
         }
     }
 
@@ -260,8 +260,17 @@ impl<P: Borrow<Pin>> Exclusive<P> {
         let pin = self.pinned();
         if pin.descriptor().is_dirty() {
             pin.descriptor().clear_dirty();
-            pin.cache.header().dirty_frames.fetch_sub(1, Ordering::Relaxed);
+            pin.cache.count_clean(pin.descriptor());
         }
+    }
+
+    /// Counts what the page takes of memory after the changes, and gives the latch back.
+    #[inline]
+    fn unlatch(&self) {
+        let pin = self.pinned();
+        let frame = pin.descriptor();
+        pin.cache.note_extent(frame, Extent::of(self.page()));
+        frame.latch.unlock_exclusive();
     }
 
     /// The guard of a latch that was taken.
@@ -279,7 +288,7 @@ impl LatchedPage {
     /// Gives the latch back and keeps the pin.
     pub fn into_pin(self) -> Pin {
         let this = ManuallyDrop::new(self);
-        this.pin.descriptor().latch.unlock_exclusive();
+        this.unlatch();
         // SAFETY: the guard is not dropped, so the pin is moved out once.
         unsafe { std::ptr::read(&this.pin) }
     }
@@ -297,6 +306,6 @@ impl<P: Borrow<Pin>> Deref for Exclusive<P> {
 impl<P: Borrow<Pin>> Drop for Exclusive<P> {
     #[inline]
     fn drop(&mut self) {
-        self.pinned().descriptor().latch.unlock_exclusive();
+        self.unlatch();
     }
 }

@@ -117,6 +117,12 @@ pub struct Header {
     pub next_segment: AtomicU64,
     /// Seconds for which the file of a segment that nobody needs any more is kept.
     pub segment_retention: AtomicU64,
+    /// Memory that pages may take, in units of 4 KB.
+    pub(super) memory_units: AtomicU64,
+    /// Memory that frames have.
+    pub resident_units: AtomicU64,
+    /// Memory of dirty frames.
+    pub dirty_units: AtomicU64,
     /// Number of dirty frames.
     pub dirty_frames: AtomicU32,
     pub(super) clock_hand: AtomicU32,

@@ -1,6 +1,7 @@
 //! Where everything lies in the shared region, and how it is made and attached.
 
 use std::mem::size_of;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::failure::LoadFailures;
@@ -11,7 +12,7 @@ use super::latch::Latch;
 use super::load_queue::LoadQueue;
 use super::requests::RequestBoard;
 use super::storage_table::StorageDescriptor;
-use super::{Cache, Region};
+use super::{Cache, FRAME_UNITS, Region};
 use crate::error::{Error, ErrorKind, Result};
 use crate::page::PAGE_SIZE;
 
@@ -21,8 +22,11 @@ pub(super) const PARTITIONS: u32 = 128;
 /// The sizes of a cache.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheConfig {
-    /// Number of frames of 32 KB; at least 64.
-    pub frames: u32,
+    /// Number of whole pages that there is memory for; at least 16.
+    pub pages: u32,
+    /// Frames for each of them, so that as many small pages fit into that memory. More than one demands a region whose memory comes
+    /// when it is touched and can be given back in units of 4 KB.
+    pub frames_per_page: u32,
     /// Most storages that can exist at a time.
     pub storages: u32,
 }
@@ -46,9 +50,19 @@ pub(super) struct Layout {
     total: usize,
 }
 
+impl CacheConfig {
+    fn layout(&self) -> Layout {
+        Layout::new(self.whole_pages().saturating_mul(self.frames_per_page.max(1)), self.storages.max(64))
+    }
+
+    fn whole_pages(&self) -> u32 {
+        self.pages.max(16)
+    }
+}
+
 impl Layout {
     fn new(frames: u32, storages: u32) -> Layout {
-        let buckets = (frames * 2).next_power_of_two();
+        let buckets = frames.next_power_of_two();
         let mut end = 0usize;
         let mut place = |bytes: usize, align: usize| {
             let start = end.next_multiple_of(align);
@@ -88,7 +102,7 @@ impl Layout {
 impl Cache {
     /// Bytes that a region with these sizes needs.
     pub fn required_bytes(config: &CacheConfig) -> usize {
-        Layout::new(config.frames.max(64), config.storages.max(64)).total
+        config.layout().total
     }
 
     /// Makes an empty cache in a region of zeroes.
@@ -100,7 +114,7 @@ impl Cache {
     /// # Errors
     /// `LimitExceeded` when the region is too small.
     pub unsafe fn create(base: *mut u8, len: usize, config: &CacheConfig) -> Result<Cache> {
-        let layout = Layout::new(config.frames.max(64), config.storages.max(64));
+        let layout = config.layout();
         if len < layout.total {
             return Err(Error::new(ErrorKind::LimitExceeded, "shared memory for the KalamDB engine is too small")
                 .with_detail(format!("It has {len} bytes and needs {}.", layout.total)));
@@ -111,6 +125,7 @@ impl Cache {
         header.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
         header.frames.store(layout.frames, Ordering::Relaxed);
         header.storages.store(layout.storages, Ordering::Relaxed);
+        header.memory_units.store(u64::from(config.whole_pages()) * u64::from(FRAME_UNITS), Ordering::Relaxed);
         cache.load_queue().format();
         cache.load_failures().format();
         cache.requests().format();
@@ -213,6 +228,19 @@ impl Cache {
         debug_assert!(frame < self.region.layout.frames);
         // SAFETY: the layout keeps the page of every frame inside the region.
         unsafe { self.region.base.add(self.region.layout.pages + frame as usize * PAGE_SIZE) }
+    }
+
+    /// Gives memory of a frame that the caller has to itself back to the operating system; the bytes read as zero then.
+    pub(super) fn give_back(&self, frame: u32, range: Range<usize>) -> bool {
+        if range.is_empty() {
+            return true;
+        }
+        if self.memory_units() >= u64::from(self.frame_count()) * u64::from(FRAME_UNITS) {
+            // All memory was there from the start. What is given back might not be had again.
+            return false;
+        }
+        // SAFETY: the range lies in the frame, which nobody else reads or writes.
+        unsafe { libc::madvise(self.page_pointer(frame).add(range.start).cast(), range.len(), libc::MADV_REMOVE) == 0 }
     }
 }
 

@@ -18,6 +18,8 @@ const CLEAN_WAITS_MAX: u32 = 100;
 /// How long all frames may be pinned before a wait for one ends: whoever pins many and waits for one more waits for himself.
 const ALL_PINNED_LIMIT: Duration = Duration::from_secs(10);
 
+const CACHE_IS_FULL: &str = "the KalamDB store takes no writes and its cache is full";
+
 /// What tagging a frame for a page found.
 enum Tagged {
     /// The page was there already; it is pinned.
@@ -279,7 +281,7 @@ impl Cache {
             raise(&header.writer_wake);
             futex::wait(&header.cleaned, cleaned);
             wait.pause()?;
-            if self.occupancy().1 < self.region.layout.frames {
+            if self.has_unpinned_memory() {
                 all_pinned_since = None;
             } else if all_pinned_since.get_or_insert_with(Instant::now).elapsed() > ALL_PINNED_LIMIT {
                 return Err(Error::new(ErrorKind::OutOfMemory, "all pages of the KalamDB cache are in use at the same time")
@@ -287,24 +289,54 @@ impl Cache {
             }
             waits += 1;
             if waits >= CLEAN_WAITS_MAX
-                && let Some(failure) = header.store_failure("the KalamDB store takes no writes and its cache is full")
+                && let Some(failure) = header.store_failure(CACHE_IS_FULL)
             {
                 return Err(failure);
             }
         }
     }
 
+    /// Waits until pages take about as much memory as they may; no latch is held.
+    ///
+    /// # Errors
+    /// What `wait` ends the wait with; `DiskFull` or `Io` when the store takes no writes.
+    #[cold]
+    pub fn await_memory(&self, wait: &dyn Wait) -> Result<()> {
+        let mut waits = 0;
+        while self.memory_is_far_exceeded() {
+            let header = self.header();
+            let cleaned = header.cleaned.load(Ordering::Acquire);
+            header.counters.clean_waits.fetch_add(1, Ordering::Relaxed);
+            raise(&header.writer_wake);
+            futex::wait(&header.cleaned, cleaned);
+            wait.pause()?;
+            waits += 1;
+            if waits >= CLEAN_WAITS_MAX
+                && let Some(failure) = header.store_failure(CACHE_IS_FULL)
+            {
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
     /// Goes round the frames at most `steps` steps for one that can be taken away; it comes untagged and claimed.
-    fn claim_once(&self, steps: usize) -> Option<u32> {
+    ///
+    /// When memory is used up only a frame that has some will do, and when pages have grown beyond it the first ones give theirs back.
+    pub(super) fn claim_once(&self, steps: usize) -> Option<u32> {
         for _ in 0..steps {
             let number = self.header().clock_hand.fetch_add(1, Ordering::Relaxed) % self.region.layout.frames;
             let frame = self.frame(number);
-            if !frame.try_claim() {
+            if (self.memory_is_full() && frame.extent().units() == 0) || !frame.try_claim() {
                 continue;
             }
             if frame.state.load(Ordering::Relaxed) & TAGGED != 0 {
                 self.header().counters.evictions.fetch_add(1, Ordering::Relaxed);
                 self.untag(number);
+            }
+            if self.memory_is_exceeded() && self.release_memory(number) {
+                frame.state.store(0, Ordering::Release);
+                continue;
             }
             return Some(number);
         }
@@ -378,7 +410,7 @@ impl Cache {
                 continue;
             }
             if frame.is_dirty() {
-                self.header().dirty_frames.fetch_sub(1, Ordering::Relaxed);
+                self.count_clean(frame);
             }
             frame.state.store(0, Ordering::Release);
         }

@@ -19,6 +19,7 @@ mod layout;
 mod load_queue;
 mod load_report;
 mod lookup;
+mod memory;
 mod recovery;
 mod requests;
 mod storage_table;
@@ -42,6 +43,7 @@ pub use requests::{REQUEST_BYTES, REQUEST_SLOTS, Request, RequestClass};
 pub use storage_table::{INSERT_TARGETS, RelationFile, StorageDescriptor, StorageInfo, StorageTable};
 pub use worker_side::{DirtyFrame, Load, WriteBack};
 
+use crate::page::PAGE_SIZE;
 use layout::Layout;
 
 /// A handle on the shared region; cheap to copy, valid as long as the region stays mapped.
@@ -60,6 +62,11 @@ struct Region {
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
+
+/// The unit in which frames take memory, in bytes.
+pub const MEMORY_UNIT: usize = 4096;
+/// Units of a whole frame.
+pub const FRAME_UNITS: u32 = (PAGE_SIZE / MEMORY_UNIT) as u32;
 
 impl Cache {
     /// The table of storages.

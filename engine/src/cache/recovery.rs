@@ -80,7 +80,7 @@ impl Cache {
         let frame = self.frame(number);
         frame.add_pin();
         if frame.state.fetch_and(!(DIRTY | REPLAYED), Ordering::SeqCst) & DIRTY != 0 {
-            self.header().dirty_frames.fetch_sub(1, Ordering::Relaxed);
+            self.count_clean(frame);
         }
         self.abandon(number);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::frame::{DIRTY, LOADING, REPLAYED, TAGGED, VALID};
 use super::header::raise;
 use super::latch::WaitForever;
+use super::memory::Extent;
 use super::{Cache, LoadFailure, LoadReport, Pin, futex};
 use crate::error::{Error, Result};
 use crate::ids::{Lsn, PageKey};
@@ -44,7 +45,7 @@ impl Load {
     /// Fills the frame and says with `content` who may see it.
     pub(super) fn finish_as(mut self, stored: Option<&[u8]>, content: u64, report: LoadReport) -> Result<()> {
         let expanded = match stored {
-            Some(stored) => PageMut::new(self.cache.bytes_mut(self.frame)).from_compact(stored),
+            Some(stored) => self.expand(stored),
             None => {
                 self.cache.blank(self.frame);
                 Ok(())
@@ -68,6 +69,19 @@ impl Load {
         frame.state.fetch_or(content, Ordering::Release);
         frame.state.fetch_and(!LOADING, Ordering::Release);
         raise(&frame.loaded);
+        Ok(())
+    }
+
+    fn expand(&self, stored: &[u8]) -> Result<()> {
+        let (cache, frame) = (self.cache, self.cache.frame(self.frame));
+        let expanded = PageMut::new(cache.bytes_mut(self.frame)).from_compact_over(stored, frame.extent().untouched());
+        if expanded.is_err() {
+            cache.note_extent(frame, Extent::WHOLE);
+            return expanded;
+        }
+        let needed = Extent::of(Page::new(cache.bytes(self.frame)));
+        cache.note_extent(frame, needed);
+        cache.release_surplus(self.frame, needed);
         Ok(())
     }
 
@@ -252,8 +266,8 @@ impl Cache {
         let page_lsn = page.lsn();
         let rec_lsn = frame.rec_lsn();
         frame.clear_dirty();
+        self.count_clean(frame);
         frame.latch.unlock_shared();
-        self.header().dirty_frames.fetch_sub(1, Ordering::Relaxed);
         Some(WriteBack { key: dirty.key, page_lsn, rec_lsn, pin, cache: *self, stored: false })
     }
 

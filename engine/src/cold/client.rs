@@ -167,6 +167,15 @@ impl<'w> Client<'w> {
         self.count(RequestClass::Long, Ask::DeleteUnused)
     }
 
+    /// Rewrites what the store has of storages, so that no file of it has bytes any more that were overwritten or removed before.
+    /// Takes as long as that takes.
+    ///
+    /// # Errors
+    /// Those of the store; what ends the wait.
+    pub fn drop_superseded(&self, storages: Vec<StorageId>) -> Result<()> {
+        self.done(RequestClass::Long, Ask::DropSuperseded { storages })
+    }
+
     fn done(&self, class: RequestClass, ask: Ask) -> Result<()> {
         match self.ask(class, ask)? {
             Told::Done => Ok(()),

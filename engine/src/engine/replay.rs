@@ -118,7 +118,7 @@ impl Replay {
             }
             match find_page(shared, key, image)? {
                 Found::Nothing => found(None),
-                Found::Hot | Found::Built(_) => found(Some(image)),
+                Found::Hot | Found::Built(..) => found(Some(image)),
             }
         });
         let pin = match loaded {

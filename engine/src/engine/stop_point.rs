@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 pub static HOOK: OnceLock<fn(&'static str)> = OnceLock::new();
 
 /// The names of all places, in the order in which a change passes them on its way to the disk and into a segment.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 17] = [
     "storages restored",
     "page loaded",
     "record replayed",
@@ -17,6 +17,7 @@ pub const NAMES: [&str; 16] = [
     "checkpoint flushed",
     "checkpoint published",
     "storage purged",
+    "stubs of values written",
     "segment prepared",
     "blocks cooled",
     "segment committed",

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{Flush, Request};
 use super::shared::{Backoff, Shared};
 use super::stop_point;
-use crate::cache::{DirtyFrame, StorageInfo, WriteBack, futex, raise};
+use crate::cache::{DirtyFrame, FRAME_UNITS, StorageInfo, WriteBack, futex, raise};
 use crate::error::Result;
 use crate::ids::{Lsn, PageKey, StorageId};
 use crate::store::{Batch, DurableMark};
@@ -66,12 +66,13 @@ impl Writer<'_> {
     /// Does the most urgent thing; false when there is none.
     fn step(&mut self) -> Result<bool> {
         self.learn_of_commits();
+        let trimmed = self.shared.cache.trim_memory();
         let cleaned = self.clean()?;
         let purged = self.shared.purge_wanted.swap(false, Ordering::AcqRel);
         if purged {
             self.purge_vanished(&mut Vec::new()).inspect_err(|_| self.shared.purge_wanted.store(true, Ordering::Release))?;
         }
-        let Some(request) = self.due() else { return Ok(cleaned || purged) };
+        let Some(request) = self.due() else { return Ok(trimmed || cleaned || purged) };
         self.checkpoint(request).inspect_err(|_| self.shared.checkpoints.put_back(request))?;
         Ok(true)
     }
@@ -83,20 +84,22 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes the longest-changed pages when somebody waits for a clean frame or half of the frames are changed.
+    /// Writes the longest-changed pages when somebody waits for a clean frame, half of the cache is changed, or pages outgrow it.
     fn clean(&mut self) -> Result<bool> {
         let header = self.shared.cache.header();
         let waits = header.counters.clean_waits.load(Ordering::Relaxed);
         let awaited = std::mem::replace(&mut self.waits_seen, waits) != waits;
-        let frames = self.shared.cache.frame_count();
-        if !awaited && header.dirty_frames.load(Ordering::Relaxed) < frames / 2 {
+        let most = self.shared.cache.memory_units();
+        // As long as there is memory nobody needs clean frames, and a page that changes again and again is best written seldom.
+        let many = self.shared.cache.memory_is_short() && header.dirty_units.load(Ordering::Relaxed) >= most / 2;
+        if !awaited && !many && !self.shared.cache.memory_is_exceeded() {
             return Ok(false);
         }
         let mut dirty = std::mem::take(&mut self.dirty);
         self.shared.cache.dirty_frames(&mut dirty);
         dirty.sort_unstable_by_key(|frame| frame.rec_lsn);
         let written = self.purge_vanished(&mut dirty).and_then(|_| {
-            dirty.truncate((frames as usize / 8).max(2 * BATCH));
+            dirty.truncate((most as usize / FRAME_UNITS as usize / 8).max(2 * BATCH));
             self.write_back(&mut dirty)
         });
         self.dirty = dirty;

@@ -31,6 +31,10 @@ fn apply(op: &Op<'_>, page: &mut PageMut<'_>) -> Result<()> {
     match *op {
         Op::Init { kind, partition } => page.init(kind, partition),
         Op::Image(compact) => page.from_compact(compact)?,
+        Op::PackedImage { length, packed } => {
+            let compact = lz4_flex::block::decompress(packed, length).map_err(|error| unsuited(op).with_source(error))?;
+            page.from_compact(&compact)?;
+        }
         Op::Free => page.init(PageKind::Unused, 0),
         Op::Overflow { partition, refcount, total, payload } => {
             if payload.len() > total as usize {
@@ -113,7 +117,7 @@ fn require(kind: PageKind, op: &Op<'_>, page: &PageMut<'_>) -> Result<()> {
 fn unsuited(op: &Op<'_>) -> Error {
     let name = match op {
         Op::Init { .. } => "initialisation",
-        Op::Image(_) => "page image",
+        Op::Image(_) | Op::PackedImage { .. } => "page image",
         Op::Free => "release",
         Op::Overflow { .. } => "overflow chunk",
         Op::Insert { .. } | Op::InsertFull { .. } => "insertion",

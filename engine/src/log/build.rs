@@ -1,5 +1,7 @@
 //! Writes a log record. The builder is reused: after the first records it allocates nothing.
 
+use lz4_flex::block::{compress_into, get_maximum_output_size};
+
 use super::{FORMAT_VERSION, StorageCreate, tag};
 use crate::ids::{PageKey, Tid, Xid};
 use crate::page::{ChainEntry, Header, PageKind, PartitionEntry, PruneActions, Version};
@@ -91,12 +93,33 @@ impl RecordBuilder {
     ///
     /// `compact` is the page as it was before them: so replay needs no older image of it.
     pub fn image_before(&mut self, start: usize, compact: &[u8]) {
-        if matches!(self.bytes.get(start), Some(&(tag::INIT | tag::IMAGE | tag::FREE | tag::OVERFLOW))) {
+        if self.bytes.get(start).is_some_and(|first| tag::starts_anew(*first)) {
             return;
         }
         let operations = self.bytes.split_off(start.min(self.bytes.len()));
-        self.image(compact);
+        self.packed_image(compact);
         self.bytes.extend_from_slice(&operations);
+    }
+
+    /// An image, compressed if that makes the record shorter: writing it to the log costs more than compressing it.
+    fn packed_image(&mut self, compact: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.push(tag::PACKED_IMAGE);
+        self.u16(compact.len() as u16);
+        let length_at = self.bytes.len();
+        self.u16(0);
+        let packed_at = self.bytes.len();
+        self.bytes.resize(packed_at + get_maximum_output_size(compact.len()), 0);
+        match compress_into(compact, &mut self.bytes[packed_at..]) {
+            Ok(length) if length < compact.len() => {
+                self.bytes.truncate(packed_at + length);
+                self.bytes[length_at..packed_at].copy_from_slice(&(length as u16).to_le_bytes());
+            }
+            _ => {
+                self.bytes.truncate(start);
+                self.image(compact);
+            }
+        }
     }
 
     /// The page becomes a tombstone.

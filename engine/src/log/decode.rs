@@ -82,7 +82,7 @@ impl<'a> Iterator for Groups<'a> {
     fn next(&mut self) -> Option<Group<'a>> {
         let mut reader = Reader(self.rest);
         let key = reader.page()?;
-        let starts_empty = matches!(reader.0.first(), Some(&(tag::INIT | tag::IMAGE | tag::FREE | tag::OVERFLOW)));
+        let starts_empty = reader.0.first().is_some_and(|first| tag::starts_anew(*first));
         let ops = Ops { reader, block: key.page.as_block().unwrap_or(0), run: None };
         let mut skip = ops.clone();
         while skip.next().is_some() {}
@@ -109,6 +109,8 @@ pub enum Op<'a> {
     Init { kind: PageKind, partition: u32 },
     /// The page becomes what a stored image describes.
     Image(&'a [u8]),
+    /// The same for an image of so many bytes, compressed with LZ4.
+    PackedImage { length: usize, packed: &'a [u8] },
     /// The page becomes a tombstone.
     Free,
     /// The page becomes a chunk of an overflow value.
@@ -211,6 +213,7 @@ impl<'a> Ops<'a> {
         Some(match reader.u8()? {
             tag::INIT => Op::Init { kind: PageKind::from_byte(reader.u8()?)?, partition: reader.varint32()? },
             tag::IMAGE => Op::Image(reader.with_len()?),
+            tag::PACKED_IMAGE => Op::PackedImage { length: reader.u16()?.into(), packed: reader.with_len()? },
             tag::FREE => Op::Free,
             tag::OVERFLOW => Op::Overflow {
                 partition: reader.varint32()?,

@@ -56,6 +56,13 @@ mod tag {
     pub const IMAGE: u8 = 0x11;
     pub const FREE: u8 = 0x12;
     pub const OVERFLOW: u8 = 0x13;
+    pub const PACKED_IMAGE: u8 = 0x14;
+
+    /// Whether a group that begins with this operation needs no older image of its page.
+    pub const fn starts_anew(first: u8) -> bool {
+        matches!(first, INIT | IMAGE | FREE | OVERFLOW | PACKED_IMAGE)
+    }
+
     pub const INSERT: u8 = 0x20;
     pub const INSERT_MANY: u8 = 0x21;
     pub const INSERT_FULL: u8 = 0x22;

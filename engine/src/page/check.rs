@@ -19,7 +19,7 @@ impl Page<'_> {
                     PageKind::Data => self.check_lines(),
                     PageKind::Overflow => self.check_overflow(),
                     PageKind::Users => self.check_users(),
-                    PageKind::Directory | PageKind::Partitions | PageKind::Chains | PageKind::Unused => Ok(()),
+                    PageKind::Directory | PageKind::Partitions | PageKind::Chains | PageKind::Times | PageKind::Unused => Ok(()),
                 }
             }
         }

@@ -2,6 +2,8 @@
 //!
 //! Each one is a function of the page and its arguments alone; so the same calls in the same order give the same bytes.
 
+use std::ops::Range;
+
 use super::bytes::{read_u16, write_u16, write_u32, write_u64};
 use super::line::LinePointer;
 use super::partition::USERS_HEADER;
@@ -30,11 +32,11 @@ impl<'a> PageMut<'a> {
         Page(self.0)
     }
 
-    /// Makes the page an empty one of its kind; its LSN becomes 0.
+    /// Makes the page an empty one of its kind; its LSN becomes 0. The free space of what was a page is zero, and stays untouched.
     ///
     /// Empty of kind `Unused` it is the tombstone of a freed page, once it has the LSN of the record that freed it.
     pub fn init(&mut self, kind: PageKind, partition: u32) {
-        self.0.fill(0);
+        self.clear();
         write_u16(self.0, 0, FORMAT_VERSION);
         self.0[AT_KIND] = kind as u8;
         write_u32(self.0, AT_PARTITION, partition);
@@ -44,6 +46,14 @@ impl<'a> PageMut<'a> {
             _ => PAGE_HEADER,
         };
         self.set_bounds(lower, PAGE_SIZE);
+    }
+
+    /// Makes every byte zero and touches only those that may not be: frames have no memory for the others.
+    fn clear(&mut self) {
+        let is_page = PageKind::from_byte(self.0[AT_KIND]).is_some();
+        let (lower, upper) = if is_page { self.as_page().used() } else { (PAGE_SIZE, PAGE_SIZE) };
+        self.0[..lower].fill(0);
+        self.0[upper..].fill(0);
     }
 
     /// Stores a version and gives its line pointer number; `None` if it does not fit or is shorter than a header.
@@ -280,19 +290,29 @@ impl<'a> PageMut<'a> {
         self.put_flag(HAS_FREE_LINES, free);
     }
 
-    /// Makes the page that a stored image describes, and checks it.
+    /// Makes the page that a stored image describes, and checks it. As in [`PageMut::init`] free space stays untouched.
     ///
     /// # Errors
     /// `Corrupt` when the bytes are no page; the page is zeroed then.
     pub fn from_compact(&mut self, image: &[u8]) -> Result<()> {
-        let result = self.expand(image).and_then(|()| self.as_page().check());
+        let is_page = PageKind::from_byte(self.0[AT_KIND]).is_some();
+        let (lower, upper) = if is_page { self.as_page().used() } else { (PAGE_SIZE, PAGE_SIZE) };
+        self.from_compact_over(image, lower..upper)
+    }
+
+    /// As [`PageMut::from_compact`] in a frame where the bytes in `zero` are zero; they stay untouched if the page does not use them.
+    ///
+    /// # Errors
+    /// As [`PageMut::from_compact`].
+    pub fn from_compact_over(&mut self, image: &[u8], zero: Range<usize>) -> Result<()> {
+        let result = self.expand(image, &zero).and_then(|()| self.as_page().check());
         if result.is_err() {
             self.0.fill(0);
         }
         result
     }
 
-    fn expand(&mut self, image: &[u8]) -> Result<()> {
+    fn expand(&mut self, image: &[u8], zero: &Range<usize>) -> Result<()> {
         let wrong = || Error::corrupt(format!("page image of {} bytes has no valid header", image.len()));
         if image.len() < PAGE_HEADER || image.len() > PAGE_SIZE {
             return Err(wrong());
@@ -305,7 +325,8 @@ impl<'a> PageMut<'a> {
             return Err(wrong());
         }
         self.0[..lower].copy_from_slice(&image[..lower]);
-        self.0[lower..upper].fill(0);
+        self.0[lower..zero.start.clamp(lower, upper)].fill(0);
+        self.0[zero.end.clamp(lower, upper)..upper].fill(0);
         self.0[upper..].copy_from_slice(&image[lower..]);
         Ok(())
     }

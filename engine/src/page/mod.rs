@@ -29,6 +29,7 @@ mod prune;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
+mod times;
 mod version;
 
 pub use directory::{DIRECTORY_FANOUT, category_for, category_of};
@@ -38,6 +39,7 @@ pub use line::{LinePointer, LineState};
 pub use overflow::OVERFLOW_PAYLOAD;
 pub use partition::{CHAIN_FANOUT, ChainEntry, PARTITION_FANOUT, PartitionEntry};
 pub use prune::{DeadLines, PruneActions, PrunePlan, TupleState, plan_prune};
+pub use times::{BlockTime, TIMES_FANOUT};
 pub use version::{Header, Version, build_version};
 
 use crate::error::{Error, Result};
@@ -103,6 +105,8 @@ pub enum PageKind {
     Partitions = 5,
     /// The partition of each block, and which block comes before it there.
     Chains = 6,
+    /// Since when rows stand in the blocks of a stream.
+    Times = 7,
 }
 
 impl PageKind {
@@ -117,6 +121,7 @@ impl PageKind {
             4 => Some(PageKind::Users),
             5 => Some(PageKind::Partitions),
             6 => Some(PageKind::Chains),
+            7 => Some(PageKind::Times),
             _ => None,
         }
     }
@@ -273,6 +278,14 @@ impl<'a> Page<'a> {
         out.extend_from_slice(&self.0[upper..]);
     }
 
+    /// Copies the whole page without reading its free space, for which a frame may have no memory.
+    pub fn copy_to(self, out: &mut [u8; PAGE_SIZE]) {
+        let (lower, upper) = self.used();
+        out[..lower].copy_from_slice(&self.0[..lower]);
+        out[lower..upper].fill(0);
+        out[upper..].copy_from_slice(&self.0[upper..]);
+    }
+
     /// Length of the stored image.
     pub fn compact_len(self) -> usize {
         let (lower, upper) = self.used();
@@ -280,7 +293,8 @@ impl<'a> Page<'a> {
     }
 
     /// Where the free space starts and ends; for an unused page, of which only the header matters, after it.
-    fn used(self) -> (usize, usize) {
+    #[inline]
+    pub(crate) fn used(self) -> (usize, usize) {
         if self.kind() == PageKind::Unused {
             return (PAGE_HEADER, PAGE_SIZE);
         }

@@ -1,11 +1,10 @@
 //! Puts rows and a stub together to the page of a block; writer and reader do it with the same code, so the same page comes out.
 
-use super::tuple;
-use super::{BlockStub, Column};
+use super::BlockStub;
 use crate::error::{Error, Result};
 use crate::ids::{INVALID_XID, Tid, Xid};
 use crate::page::infomask::*;
-use crate::page::{ALL_VISIBLE, COLD, Header, LinePointer, PAGE_SIZE, PageKind, PageMut};
+use crate::page::{ALL_VISIBLE, COLD, Header, LinePointer, PAGE_SIZE, Page, PageKind, PageMut};
 
 /// The position of a page's flags in its image.
 const AT_FLAGS: usize = 3;
@@ -83,25 +82,39 @@ impl<'a> PageBuilder<'a> {
         Ok(())
     }
 
-    /// Appends the compact image to `out`, with the flag of a cold page.
+    /// Appends the compact image to `out`, with the flag of a cold page. Its checksum says whether it is the page that was checked
+    /// when the segment was written.
+    ///
+    /// # Errors
+    /// `Corrupt` when rows are missing.
+    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<()> {
+        self.end()?;
+        self.put_image(out);
+        Ok(())
+    }
+
+    /// Likewise for a page that is new.
     ///
     /// # Errors
     /// `Corrupt` when rows are missing, or the whole is no page.
-    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<()> {
+    pub fn finish_new(mut self, out: &mut Vec<u8>) -> Result<()> {
+        self.end()?;
+        Page::new(self.bytes.as_slice()).check()?;
+        self.put_image(out);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
         self.lines_before(self.stub.max_offset + 1)?;
         let mut page = PageMut::new(self.bytes.as_mut_slice());
         page.set_flags(ALL_VISIBLE);
         page.set_lsn(self.stub.lsn);
-        let start = out.len();
-        page.as_page().check()?;
-        page.as_page().to_compact(out);
-        out[start + AT_FLAGS] |= COLD;
         Ok(())
     }
-}
 
-/// Builds a tuple's body from payloads; nothing for null.
-pub fn body_of(columns: &[Column], payloads: &[Option<Vec<u8>>], body: &mut Vec<u8>) -> u16 {
-    let values: Vec<Option<&[u8]>> = payloads.iter().map(|payload| payload.as_deref()).collect();
-    tuple::build_body(columns, &values, body)
+    fn put_image(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        Page::new(self.bytes.as_slice()).to_compact(out);
+        out[start + AT_FLAGS] |= COLD;
+    }
 }

@@ -35,18 +35,26 @@ pub fn to_text(payload: &[u8]) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-/// The stored form of a text as [`to_text`] gives it; nothing when it is none.
+/// Appends the stored form of a text as [`to_text`] gives it; nothing when it is none, and then `out` has something of no use.
 ///
 /// Keys stay in the order of the text, which for such a text is the order of the stored form.
-pub fn from_text(text: &str) -> Option<Vec<u8>> {
-    let mut parser = Parser { text: text.as_bytes(), at: 0, out: Vec::with_capacity(text.len() + text.len() / 2) };
-    match parser.peek()? {
-        b'{' | b'[' => {
-            parser.value(0)?;
-        }
-        _ => parser.scalar_root()?,
+pub fn append_stored(text: &str, out: &mut Vec<u8>) -> Option<()> {
+    let text = text.as_bytes();
+    u32::try_from(text.len()).ok()?;
+    let mut scan = Scan { text, at: 0, parts: Vec::with_capacity(16) };
+    scan.value(0)?;
+    if scan.at != text.len() {
+        return None;
     }
-    (parser.at == parser.text.len()).then_some(parser.out)
+    let base = out.len();
+    let mut writer = Writer { text, parts: &scan.parts, base, out };
+    match scan.parts.first()?.kind {
+        CONTAINER => {
+            writer.value(0)?;
+        }
+        _ => writer.scalar_root()?,
+    }
+    Some(())
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -168,7 +176,11 @@ fn write_nested(container: &[u8], base: usize, depth: u32, out: &mut Vec<u8>) ->
 fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
-    for &byte in bytes {
+    let mut rest = bytes;
+    while let Some(plain) = rest.iter().position(|byte| matches!(byte, 0..32 | b'"' | b'\\')) {
+        out.extend_from_slice(&rest[..plain]);
+        let byte = rest[plain];
+        rest = &rest[plain + 1..];
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -178,35 +190,125 @@ fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
             0 => return None,
-            1..32 => {
+            _ => {
                 out.extend_from_slice(b"\\u00");
                 out.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
             }
-            _ => out.push(byte),
         }
     }
+    out.extend_from_slice(rest);
     out.push(b'"');
     Some(())
 }
 
-/// Reads text and writes the stored form.
-struct Parser<'a> {
-    text: &'a [u8],
-    at: usize,
-    out: Vec<u8>,
+/// A string, number, word or container of a text. What is in a container follows it: keys and values in turns, or elements.
+struct Part {
+    kind: u32,
+    /// Where it stands in the text; of a string, what is between the quotes.
+    from: u32,
+    to: u32,
+    /// A container: how many elements or pairs it has.
+    count: u32,
+    /// A container: whether it is an object. A string: whether it has escapes.
+    flag: bool,
+    /// The number of the part behind it and everything in it.
+    next: u32,
 }
 
-impl Parser<'_> {
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
-    }
+/// Finds the parts of a text, in one pass over it.
+struct Scan<'a> {
+    text: &'a [u8],
+    at: usize,
+    parts: Vec<Part>,
+}
 
+impl Scan<'_> {
     fn take(&mut self, wanted: &[u8]) -> Option<()> {
         self.text[self.at..].starts_with(wanted).then(|| self.at += wanted.len())
     }
 
+    fn add(&mut self, kind: u32, from: usize, to: usize, flag: bool) {
+        let next = self.parts.len() as u32 + 1;
+        self.parts.push(Part { kind, from: from as u32, to: to as u32, count: 0, flag, next });
+    }
+
+    fn value(&mut self, depth: u32) -> Option<()> {
+        let from = self.at;
+        match self.text.get(from)? {
+            b'"' => return self.string(),
+            b'{' => return self.container(true, b"}", depth),
+            b'[' => return self.container(false, b"]", depth),
+            b't' => self.take(b"true").map(|()| self.add(TRUE, from, self.at, false))?,
+            b'f' => self.take(b"false").map(|()| self.add(FALSE, from, self.at, false))?,
+            b'n' => self.take(b"null").map(|()| self.add(NULL, from, self.at, false))?,
+            _ => {
+                let rest = &self.text[from..];
+                self.at += rest.iter().take_while(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.')).count();
+                self.add(NUMERIC, from, self.at, false);
+            }
+        }
+        Some(())
+    }
+
+    fn string(&mut self) -> Option<()> {
+        self.take(b"\"")?;
+        let from = self.at;
+        let mut escaped = false;
+        loop {
+            let rest = self.text.get(self.at..)?;
+            self.at += rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+            if self.text[self.at] == b'"' {
+                self.add(STRING, from, self.at, escaped);
+                self.at += 1;
+                return Some(());
+            }
+            escaped = true;
+            self.at += 2;
+        }
+    }
+
+    fn container(&mut self, object: bool, close: &[u8], depth: u32) -> Option<()> {
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        let place = self.parts.len();
+        self.add(CONTAINER, self.at, self.at, object);
+        self.at += 1;
+        let mut count = 0;
+        while self.take(close).is_none() {
+            if count > 0 {
+                self.take(b", ")?;
+            }
+            if object {
+                self.string()?;
+                self.take(b": ")?;
+            }
+            self.value(depth + 1)?;
+            count += 1;
+            // Behind an element stands the end or one more.
+            if !self.text[self.at..].starts_with(close) && !self.text[self.at..].starts_with(b", ") {
+                return None;
+            }
+        }
+        let next = self.parts.len() as u32;
+        let part = &mut self.parts[place];
+        (part.count, part.next) = (count, next);
+        (count <= COUNT_MASK / 2).then_some(())
+    }
+}
+
+/// Writes the stored form of the parts of a text.
+struct Writer<'a> {
+    text: &'a [u8],
+    parts: &'a [Part],
+    /// Where the value begins in `out`.
+    base: usize,
+    out: &'a mut Vec<u8>,
+}
+
+impl Writer<'_> {
     fn pad(&mut self) {
-        self.out.resize(self.out.len().next_multiple_of(WORD), 0);
+        self.out.resize(self.base + (self.out.len() - self.base).next_multiple_of(WORD), 0);
     }
 
     fn put_word(&mut self, value: u32) {
@@ -219,58 +321,41 @@ impl Parser<'_> {
         self.put_word(0);
         let entry = self.value(0)?;
         // The first entry of a container has its end, which here is its length.
-        self.out[WORD..2 * WORD].copy_from_slice(&(entry | HAS_END).to_le_bytes());
+        let at = self.base + WORD;
+        self.out[at..at + WORD].copy_from_slice(&(entry | HAS_END).to_le_bytes());
         Some(())
     }
 
-    /// Writes a value's bytes; its entry with the length, padding included.
-    fn value(&mut self, depth: u32) -> Option<u32> {
+    /// Writes a part's bytes; its entry with the length, padding included.
+    fn value(&mut self, number: usize) -> Option<u32> {
         let begin = self.out.len();
-        let kind = match self.peek()? {
-            b'"' => {
-                self.string()?;
-                STRING
+        let part = &self.parts[number];
+        match part.kind {
+            STRING => self.string(part)?,
+            CONTAINER => self.container(number)?,
+            NUMERIC => {
+                let text = std::str::from_utf8(&self.text[part.from as usize..part.to as usize]).ok()?;
+                let payload = numeric::from_text(text)?;
+                self.pad();
+                self.put_word(((payload.len() + WORD) as u32) << 2);
+                self.out.extend_from_slice(&payload);
             }
-            b'{' | b'[' => {
-                self.container(depth)?;
-                CONTAINER
-            }
-            b't' => self.take(b"true").map(|()| TRUE)?,
-            b'f' => self.take(b"false").map(|()| FALSE)?,
-            b'n' => self.take(b"null").map(|()| NULL)?,
-            _ => {
-                self.number()?;
-                NUMERIC
-            }
-        };
+            _ => {}
+        }
         let length = u32::try_from(self.out.len() - begin).ok().filter(|length| *length <= LENGTH_MASK)?;
-        Some(kind | length)
+        Some(part.kind | length)
     }
 
-    fn number(&mut self) -> Option<()> {
-        let rest = &self.text[self.at..];
-        let length = rest.iter().take_while(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.')).count();
-        let text = std::str::from_utf8(&rest[..length]).ok()?;
-        let payload = numeric::from_text(text)?;
-        self.at += length;
-        self.pad();
-        self.put_word(((payload.len() + WORD) as u32) << 2);
-        self.out.extend_from_slice(&payload);
-        Some(())
-    }
-
-    fn string(&mut self) -> Option<()> {
-        self.take(b"\"")?;
-        loop {
-            let rest = &self.text[self.at..];
-            let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+    fn string(&mut self, part: &Part) -> Option<()> {
+        let mut rest = &self.text[part.from as usize..part.to as usize];
+        if !part.flag {
+            self.out.extend_from_slice(rest);
+            return Some(());
+        }
+        while let Some(plain) = rest.iter().position(|byte| *byte == b'\\') {
             self.out.extend_from_slice(&rest[..plain]);
-            self.at += plain + 1;
-            if rest[plain] == b'"' {
-                return Some(());
-            }
-            let escape = self.peek()?;
-            self.at += 1;
+            let escape = *rest.get(plain + 1)?;
+            rest = &rest[plain + 2..];
             let byte = match escape {
                 b'"' | b'\\' => escape,
                 b'b' => 8,
@@ -279,8 +364,8 @@ impl Parser<'_> {
                 b'r' => b'\r',
                 b't' => b'\t',
                 b'u' => {
-                    let digits = std::str::from_utf8(self.text.get(self.at..self.at + 4)?).ok()?;
-                    self.at += 4;
+                    let digits = std::str::from_utf8(rest.get(..4)?).ok()?;
+                    rest = &rest[4..];
                     // Only control characters are written so.
                     u8::from_str_radix(digits, 16).ok().filter(|byte| *byte < 32)?
                 }
@@ -288,51 +373,36 @@ impl Parser<'_> {
             };
             self.out.push(byte);
         }
+        self.out.extend_from_slice(rest);
+        Some(())
     }
 
-    fn container(&mut self, depth: u32) -> Option<()> {
-        if depth > DEPTH_MAX {
-            return None;
-        }
-        let (object, close) = if self.peek()? == b'{' { (true, b"}") } else { (false, b"]") };
-        let counted = self.count()?;
-        self.at += 1;
+    fn container(&mut self, number: usize) -> Option<()> {
+        let Part { count, flag: object, .. } = self.parts[number];
         self.pad();
-        let count = u32::try_from(counted).ok().filter(|count| *count <= COUNT_MASK / 2)?;
         self.put_word(count | if object { OBJECT } else { ARRAY });
         let entries_at = self.out.len();
-        let values_from = if object { counted } else { 0 };
-        let entries = counted + values_from;
+        let values_from = if object { count as usize } else { 0 };
+        let entries = count as usize + values_from;
         self.out.resize(entries_at + WORD * entries, 0);
         let mut total = 0;
         if object {
-            // Keys stand before all values: a first pass over the text writes them, a second one the values.
-            let begin = self.at;
-            for number in 0..counted {
-                self.separator(number)?;
-                let before = self.out.len();
-                self.string()?;
-                let length = (self.out.len() - before) as u32;
-                self.entry(entries_at, number, STRING | length, &mut total)?;
-                self.take(b": ")?;
-                self.skip()?;
+            // Keys stand before all values.
+            let mut key = number + 1;
+            for place in 0..count as usize {
+                let entry = self.value(key)?;
+                self.entry(entries_at, place, entry, &mut total)?;
+                key = self.parts[key + 1].next as usize;
             }
-            self.at = begin;
         }
-        for number in 0..counted {
-            self.separator(number)?;
-            if object {
-                self.skip()?;
-                self.take(b": ")?;
-            }
-            let entry = self.value(depth + 1)?;
-            self.entry(entries_at, values_from + number, entry, &mut total)?;
+        let mut part = number + 1;
+        for place in 0..count as usize {
+            part += usize::from(object);
+            let entry = self.value(part)?;
+            self.entry(entries_at, values_from + place, entry, &mut total)?;
+            part = self.parts[part].next as usize;
         }
-        self.take(close)
-    }
-
-    fn separator(&mut self, number: usize) -> Option<()> {
-        if number == 0 { Some(()) } else { self.take(b", ") }
+        Some(())
     }
 
     fn entry(&mut self, entries_at: usize, number: usize, mut entry: u32, total: &mut u32) -> Option<()> {
@@ -344,86 +414,19 @@ impl Parser<'_> {
         self.out[at..at + WORD].copy_from_slice(&entry.to_le_bytes());
         Some(())
     }
-
-    /// Number of elements or pairs of the container that begins here.
-    fn count(&self) -> Option<usize> {
-        let mut scan = Scan { text: self.text, at: self.at + 1 };
-        if matches!(scan.text.get(scan.at)?, b'}' | b']') {
-            return Some(0);
-        }
-        let mut commas = 0;
-        let mut depth = 0u32;
-        loop {
-            match scan.text.get(scan.at)? {
-                b'"' => {
-                    scan.string()?;
-                    continue;
-                }
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' if depth == 0 => return Some(commas + 1),
-                b'}' | b']' => depth -= 1,
-                b',' if depth == 0 => commas += 1,
-                _ => {}
-            }
-            scan.at += 1;
-        }
-    }
-
-    /// Goes over a value without writing it.
-    fn skip(&mut self) -> Option<()> {
-        let mut scan = Scan { text: self.text, at: self.at };
-        let mut depth = 0u32;
-        loop {
-            match scan.text.get(scan.at)? {
-                b'"' => {
-                    scan.string()?;
-                    if depth == 0 {
-                        break;
-                    }
-                    continue;
-                }
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' if depth > 1 => depth -= 1,
-                b'}' | b']' if depth == 1 => {
-                    scan.at += 1;
-                    break;
-                }
-                b',' | b'}' | b']' if depth == 0 => break,
-                _ => {}
-            }
-            scan.at += 1;
-        }
-        self.at = scan.at;
-        Some(())
-    }
-}
-
-struct Scan<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl Scan<'_> {
-    /// Goes behind the string that begins here.
-    fn string(&mut self) -> Option<()> {
-        self.at += 1;
-        loop {
-            match self.text.get(self.at)? {
-                b'"' => {
-                    self.at += 1;
-                    return Some(());
-                }
-                b'\\' => self.at += 2,
-                _ => self.at += 1,
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::segment::stored_cases::{JSONB, bytes};
+
+    /// The stored form behind three other bytes, which do not count for what is a multiple of 4.
+    fn from_text(text: &str) -> Option<Vec<u8>> {
+        let mut out = vec![7; 3];
+        append_stored(text, &mut out)?;
+        Some(out.split_off(3))
+    }
 
     #[test]
     fn the_text_is_what_postgres_prints_and_leads_back() {
@@ -457,7 +460,26 @@ mod tests {
 
     #[test]
     fn what_is_no_json_is_refused() {
-        for text in ["", "{", "[1,2]", "{\"a\":1}", "nul", "\"a", "[1, ]", "{\"a\": }", "1 ", "\"\\u0041\"", "{1: 2}", "[\"a\\"] {
+        for text in [
+            "",
+            "{",
+            "[1,2]",
+            "{\"a\":1}",
+            "nul",
+            "\"a",
+            "[1, ]",
+            "{\"a\": }",
+            "1 ",
+            "\"\\u0041\"",
+            "{1: 2}",
+            "[\"a\\",
+            "[1, 2",
+            "[1 2]",
+            "[, 1]",
+            "{\"a\"}",
+            "\"a\\\"",
+            "{\"a\": 1, }",
+        ] {
             assert_eq!(from_text(text), None, "{text}");
         }
     }

@@ -5,21 +5,21 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, new_empty_array};
+use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, new_empty_array};
 use arrow::datatypes::DataType;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::file::metadata::PageIndexPolicy;
 
-use super::assemble::{PageBuilder, Row};
+use super::assemble::PageBuilder;
 use super::checked::{self, Data};
-use super::column::{data_type, value_at};
+use super::column::data_type;
 use super::compressed::compress_pglz;
 use super::footer::{Footer, Identity};
 use super::form::RowForm;
 use super::input::{Input, Ranges};
-use super::tuple::{self, Pointer};
-use super::{BlockStub, FORM_COLUMN, SegmentSource, SegmentSummary, TID_COLUMN, TableSchema, ValueStub, XMIN_COLUMN, value};
+use super::rows::{Columns, NOWHERE, Values};
+use super::{BlockStub, FORM_COLUMN, HIDDEN, SegmentSource, SegmentSummary, TID_COLUMN, TableSchema, ValueStub, XMIN_COLUMN};
 use crate::error::{Error, Result};
 use crate::ids::StorageId;
 
@@ -45,38 +45,31 @@ pub struct SegmentReader {
     groups: Vec<u64>,
     /// The place of each column of the table behind the hidden ones; nothing for dropped ones.
     places: Vec<Option<usize>>,
-    /// Chunks that were decoded, the last one used at the end.
-    kept: Mutex<VecDeque<Arc<Chunk>>>,
+    /// Chunks that were decoded or are just being, the last one used at the end.
+    kept: Mutex<VecDeque<Arc<Slot>>>,
+}
+
+/// The place of a chunk; its lock is held while it is decoded, so that those who want the same rows wait instead of decoding them too.
+struct Slot {
+    rows: Range<u64>,
+    chunk: Mutex<Option<Arc<Chunk>>>,
 }
 
 /// Rows of a row group, decoded, without the values that are in overflow pages for the rows.
-struct Chunk {
+pub struct Chunk {
     rows: Range<u64>,
-    hidden: RecordBatch,
+    pub hidden: RecordBatch,
     /// One for each column that is not dropped.
-    columns: Vec<Decoded>,
+    pub columns: Vec<Decoded>,
 }
 
 /// The values of a column.
-struct Decoded {
-    array: ArrayRef,
+pub struct Decoded {
+    pub array: ArrayRef,
     /// The place of each row's value in the array, if not every row has one.
-    places: Option<Vec<u32>>,
+    pub places: Option<Vec<u32>>,
 }
 
-impl Decoded {
-    fn place(&self, row: usize) -> Option<usize> {
-        match &self.places {
-            None => Some(row),
-            Some(places) => places.get(row).copied().filter(|place| *place != NOWHERE).map(|place| place as usize),
-        }
-    }
-}
-
-/// The place of a value that was not decoded.
-const NOWHERE: u32 = u32::MAX;
-/// Hidden columns, which stand before the table's.
-const HIDDEN: usize = 3;
 /// Where the form stands among them.
 const FORM: usize = 2;
 
@@ -145,25 +138,32 @@ impl SegmentReader {
         self.check_segment(stub.segment)?;
         let mut builder = PageBuilder::new(stub);
         if stub.rows > 0 {
-            let group = self.group_of(&(stub.first_row..stub.first_row.saturating_add(stub.rows.into())))?;
-            let mut body = Vec::new();
-            let mut chunk: Option<Arc<Chunk>> = None;
-            for (row, offset) in (stub.first_row..).zip(stub.row_offsets()) {
-                let chunk = match &chunk {
-                    Some(chunk) if chunk.rows.contains(&row) => chunk,
-                    _ => &*chunk.insert(self.chunk(group, row, &mut cost)?),
-                };
-                let columns = Columns::of(chunk)?;
-                let place = (row - chunk.rows.start) as usize;
-                if columns.tids.value(place) != i64::from(stub.block) << 16 | i64::from(offset) {
-                    return Err(wrong("the rows are not those of the block"));
-                }
-                self.push_row(&columns, place, offset, &mut body, &mut builder)?;
-            }
+            self.push_rows(stub, &mut builder, &mut cost)?;
         }
         builder.finish(out)?;
         if crc32c::crc32c(out) != stub.checksum || out.len() != usize::from(stub.image_len) {
             return Err(Error::corrupt(format!("block {} of segment {} has a wrong checksum", stub.block, stub.segment)));
+        }
+        Ok(cost)
+    }
+
+    /// Decodes the rows behind those of a block, if the ones before it were decoded lately: then somebody reads in order.
+    ///
+    /// # Errors
+    /// As [`SegmentReader::build_page`].
+    pub fn read_ahead(&self, stub: &BlockStub) -> Result<ReadCost> {
+        let mut cost = ReadCost::default();
+        let Some(last) = stub.first_row.saturating_add(stub.rows.into()).checked_sub(1).filter(|_| stub.rows > 0) else {
+            return Ok(cost);
+        };
+        let here = self.rows_of_chunk(self.group_of(&(last..last.saturating_add(1)))?, last);
+        let next = here.end;
+        let in_order = {
+            let kept = self.lock();
+            kept.iter().any(|slot| slot.rows.end == here.start) && !kept.iter().any(|slot| slot.rows.contains(&next))
+        };
+        if in_order && next < self.identity.rows {
+            self.chunk(self.group_of(&(next..next + 1))?, next, &mut cost)?;
         }
         Ok(cost)
     }
@@ -202,7 +202,9 @@ impl SegmentReader {
             let columns: usize = chunk.columns.iter().map(|column| column.array.get_array_memory_size()).sum();
             columns + chunk.hidden.get_array_memory_size()
         };
-        let chunks: usize = self.lock().iter().map(size).sum();
+        let kept = self.lock();
+        // One that is being decoded counts next time.
+        let chunks: usize = kept.iter().filter_map(|slot| slot.chunk.try_lock().ok()?.as_ref().map(size)).sum();
         self.metadata.metadata().memory_size() + self.data.memory() + chunks
     }
 
@@ -210,70 +212,39 @@ impl SegmentReader {
         if segment == self.identity.segment { Ok(()) } else { Err(wrong("it is not the segment that the stub names")) }
     }
 
-    /// Builds a row and adds it to its page.
-    fn push_row(
-        &self,
-        columns: &Columns<'_>,
-        row: usize,
-        offset: u16,
-        body: &mut Vec<u8>,
-        builder: &mut PageBuilder<'_>,
-    ) -> Result<()> {
-        let form = columns.form(row)?;
-        let natts = form.natts.map_or(self.schema.columns.len(), usize::from);
-        let table = self.schema.columns.get(..natts).ok_or_else(|| wrong("a row has more columns than its table"))?;
-        let infomask = match form.body {
-            Some((infomask, stored)) => {
-                *body = stored;
-                infomask
-            }
-            None => {
-                let mut values: Vec<Option<Vec<u8>>> = Vec::with_capacity(natts);
-                for (place, column) in table.iter().enumerate() {
-                    let pointer = form.pointers.iter().find(|pointer| pointer.attnum == column.attnum);
-                    values.push(match pointer {
-                        Some(pointer) => Some(Pointer::of(pointer, self.schema.table_oid).to_bytes().to_vec()),
-                        None => self.payload(columns, place, row)?.map(|payload| {
-                            let mut raw = Vec::with_capacity(payload.len() + tuple::VARLENA);
-                            tuple::put_header(column.len, column.packed, &payload, &mut raw);
-                            raw
-                        }),
-                    });
+    /// Builds the rows of a block.
+    fn push_rows(&self, stub: &BlockStub, builder: &mut PageBuilder<'_>, cost: &mut ReadCost) -> Result<()> {
+        let rows = stub.first_row..stub.first_row.saturating_add(stub.rows.into());
+        let group = self.group_of(&rows)?;
+        let mut offsets = stub.row_offsets().into_iter();
+        let mut row = rows.start;
+        let (mut body, mut scratch) = (Vec::new(), Vec::new());
+        while row < rows.end {
+            let chunk = self.chunk(group, row, cost)?;
+            let columns = Columns::of(&self.schema, &self.places, &chunk)?;
+            let end = rows.end.min(chunk.rows.end);
+            for offset in offsets.by_ref().take((end - row) as usize) {
+                let place = (row - chunk.rows.start) as usize;
+                if columns.tids.value(place) != i64::from(stub.block) << 16 | i64::from(offset) {
+                    return Err(wrong("the rows are not those of the block"));
                 }
-                super::assemble::body_of(table, &values, body)
+                builder.push(offset, &columns.row(place, &mut body, &mut scratch)?)?;
+                row += 1;
             }
-        };
-        builder.push(
-            offset,
-            &Row {
-                xmin: columns.xmins.value(row) as u64,
-                heap_only: form.heap_only,
-                updated: form.updated,
-                natts: natts as u16,
-                infomask: infomask & tuple::DERIVED_BITS,
-                body,
-            },
-        )
-    }
-
-    /// A column's value as its row stores it, without a header.
-    fn payload(&self, columns: &Columns<'_>, place: usize, row: usize) -> Result<Option<Vec<u8>>> {
-        let Some(in_file) = self.places.get(place).copied().flatten() else { return Ok(None) };
-        let column = &columns.table[in_file];
-        let row = column.place(row).ok_or_else(|| wrong("a value in overflow pages has no number"))?;
-        self.value_of(place, column.array.as_ref(), row)
+            if row != end {
+                return Err(wrong("a block has fewer rows than its stub says"));
+            }
+        }
+        Ok(())
     }
 
     fn value_of(&self, place: usize, array: &dyn Array, row: usize) -> Result<Option<Vec<u8>>> {
-        let column = &self.schema.columns[place];
-        if array.is_null(row) {
+        let mut scratch = Vec::new();
+        let values = Values { column: &self.schema.columns[place], array, places: None };
+        if values.is_null(row) {
             return Ok(None);
         }
-        let mut payload = Vec::new();
-        value_at(&column.kind, array, row)
-            .and_then(|value| value::write(&column.kind, column.len, &value, &mut payload))
-            .ok_or_else(|| wrong("a value is not of its column's type"))?;
-        Ok(Some(payload))
+        Ok(Some(values.payload(row, &mut scratch)?.to_vec()))
     }
 
     /// The row group in which rows lie.
@@ -285,24 +256,32 @@ impl SegmentReader {
 
     /// The chunk of a row group with a row.
     fn chunk(&self, group: usize, row: u64, cost: &mut ReadCost) -> Result<Arc<Chunk>> {
-        {
+        let slot = {
             let mut kept = self.lock();
-            if let Some(place) = kept.iter().position(|chunk| chunk.rows.contains(&row)) {
-                let chunk = kept.remove(place).ok_or_else(|| Error::internal("a chunk is gone"))?;
-                kept.push_back(Arc::clone(&chunk));
-                return Ok(chunk);
-            }
+            let found = kept.iter().position(|slot| slot.rows.contains(&row)).and_then(|place| kept.remove(place));
+            let slot = found.unwrap_or_else(|| {
+                if kept.len() >= CHUNKS {
+                    kept.pop_front();
+                }
+                Arc::new(Slot { rows: self.rows_of_chunk(group, row), chunk: Mutex::default() })
+            });
+            kept.push_back(Arc::clone(&slot));
+            slot
+        };
+        let mut chunk = slot.chunk.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(chunk) = &*chunk {
+            return Ok(Arc::clone(chunk));
         }
+        let decoded = Arc::new(self.decode(group, slot.rows.clone(), cost)?);
+        *chunk = Some(Arc::clone(&decoded));
+        Ok(decoded)
+    }
+
+    fn rows_of_chunk(&self, group: usize, row: u64) -> Range<u64> {
         let size = self.identity.chunk_rows.max(1) as u64;
         let first = self.groups[group];
         let start = first + (row - first) / size * size;
-        let chunk = Arc::new(self.decode(group, start..start.saturating_add(size).min(self.groups[group + 1]), cost)?);
-        let mut kept = self.lock();
-        if kept.len() >= CHUNKS {
-            kept.pop_front();
-        }
-        kept.push_back(Arc::clone(&chunk));
-        Ok(chunk)
+        start..start.saturating_add(size).min(self.groups[group + 1])
     }
 
     /// Decodes rows of a row group.
@@ -413,39 +392,16 @@ impl SegmentReader {
         Ok(ranges)
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Chunk>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Slot>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The columns of a chunk.
-struct Columns<'a> {
-    table: &'a [Decoded],
-    tids: &'a Int64Array,
-    xmins: &'a Int64Array,
-    forms: &'a BinaryArray,
-}
-
-impl<'a> Columns<'a> {
-    fn of(window: &'a Chunk) -> Result<Columns<'a>> {
-        fn hidden<'b, T: 'static>(batch: &'b RecordBatch, name: &str) -> Result<&'b T> {
-            let column = batch.column_by_name(name).and_then(|column| column.as_any().downcast_ref());
-            column.ok_or_else(|| wrong("a hidden column is missing"))
-        }
-        Ok(Columns {
-            table: &window.columns,
-            tids: hidden(&window.hidden, TID_COLUMN)?,
-            xmins: hidden(&window.hidden, XMIN_COLUMN)?,
-            forms: hidden(&window.hidden, FORM_COLUMN)?,
-        })
-    }
-
-    fn form(&self, row: usize) -> Result<RowForm> {
-        form_of(Some(self.forms), row)
-    }
-}
-
-fn form_of(forms: Option<&BinaryArray>, row: usize) -> Result<RowForm> {
+/// What the hidden column says of a row.
+///
+/// # Errors
+/// `Corrupt` when it cannot be read.
+pub fn form_of(forms: Option<&BinaryArray>, row: usize) -> Result<RowForm> {
     let forms = forms.ok_or_else(|| wrong("a hidden column is missing"))?;
     if forms.is_null(row) { Ok(RowForm::default()) } else { RowForm::decode(forms.value(row)) }
 }
@@ -491,7 +447,8 @@ fn guarded<T>(work: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
     }
 }
 
+/// The error of a segment that says what cannot be.
 #[cold]
-fn wrong(what: &str) -> Error {
+pub fn wrong(what: &str) -> Error {
     Error::corrupt("the segment is damaged").with_detail(crate::error::sentence(what))
 }

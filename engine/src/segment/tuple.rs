@@ -93,17 +93,17 @@ fn malformed() -> Error {
     Error::corrupt("row does not have the form of its table's columns")
 }
 
-/// The attributes of a row; nothing for null. There are as many as the row has.
+/// Replaces the contents of `attributes` with those of a row; nothing for null. There are as many as the row has.
 ///
 /// # Errors
 /// `Corrupt` when the bytes do not suit the columns.
-pub fn attributes<'a>(columns: &[Column], version: Version<'a>) -> Result<Vec<Option<Attribute<'a>>>> {
+pub fn attributes<'a>(columns: &[Column], version: Version<'a>, attributes: &mut Vec<Option<Attribute<'a>>>) -> Result<()> {
+    attributes.clear();
     let (tuple, natts) = (version.tuple(), version.natts() as usize);
     let columns = columns.get(..natts).ok_or_else(malformed)?;
     let nulls = (version.infomask() & HEAP_HASNULL != 0).then(|| tuple.get(TUPLE_HEADER..)).flatten();
     let data = tuple.get(version.hoff()..).ok_or_else(malformed)?;
     let mut at = 0;
-    let mut attributes = Vec::with_capacity(natts);
     for (place, column) in columns.iter().enumerate() {
         if nulls.is_some_and(|bitmap| bitmap.get(place / 8).is_some_and(|bits| bits & (1 << (place % 8)) == 0)) {
             attributes.push(None);
@@ -113,7 +113,7 @@ pub fn attributes<'a>(columns: &[Column], version: Version<'a>) -> Result<Vec<Op
         attributes.push(Some(attribute));
         at = end;
     }
-    Ok(attributes)
+    Ok(())
 }
 
 /// The attribute at or behind a position, and the position behind it.
@@ -155,6 +155,12 @@ fn varlena_len(bytes: &[u8]) -> Option<(usize, usize)> {
     (length as usize >= VARLENA).then_some((length as usize, VARLENA))
 }
 
+/// Whether a value that was taken apart has the header that [`put_header`] gives its payload: there are two, and their lengths differ.
+pub fn has_usual_header(len: i16, packed: bool, raw: &[u8], payload: &[u8]) -> bool {
+    let header = if packed && payload.len() < SHORT_MAX { 1 } else { VARLENA };
+    len != -1 || raw.len() == header + payload.len()
+}
+
 /// Appends a value as a tuple stores it, header included and unaligned.
 pub fn put_header(len: i16, packed: bool, payload: &[u8], out: &mut Vec<u8>) {
     match len {
@@ -174,33 +180,77 @@ pub fn put_header(len: i16, packed: bool, payload: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Builds a tuple's bytes from the hoff byte on; returns the bits of the first mask that follow. Replaces the contents of `body`.
-pub fn build_body(columns: &[Column], values: &[Option<&[u8]>], body: &mut Vec<u8>) -> u16 {
-    let has_null = values.iter().any(Option::is_none);
-    let bitmap = if has_null { values.len().div_ceil(8) } else { 0 };
-    let hoff = (TUPLE_HEADER + bitmap).next_multiple_of(8);
-    body.clear();
-    body.push(hoff as u8);
-    body.resize(1 + hoff - TUPLE_HEADER, 0);
-    let mut infomask = if has_null { HEAP_HASNULL } else { 0 };
-    let start = body.len();
-    for (place, (column, value)) in columns.iter().zip(values).enumerate() {
-        let Some(raw) = value else { continue };
+/// Puts a tuple's bytes together, from the hoff byte on. Replaces the contents of `body`.
+pub struct BodyBuilder<'b> {
+    body: &'b mut Vec<u8>,
+    start: usize,
+    infomask: u16,
+}
+
+impl<'b> BodyBuilder<'b> {
+    /// Begins with the bitmap of nulls, if there is one; `is_null` is asked for each attribute.
+    pub fn new(natts: usize, is_null: impl Fn(usize) -> bool, body: &'b mut Vec<u8>) -> BodyBuilder<'b> {
+        let has_null = (0..natts).any(&is_null);
+        let bitmap = if has_null { natts.div_ceil(8) } else { 0 };
+        let hoff = (TUPLE_HEADER + bitmap).next_multiple_of(8);
+        body.clear();
+        body.push(hoff as u8);
+        body.resize(1 + hoff - TUPLE_HEADER, 0);
         if has_null {
-            body[1 + place / 8] |= 1 << (place % 8);
+            for place in (0..natts).filter(|place| !is_null(*place)) {
+                body[1 + place / 8] |= 1 << (place % 8);
+            }
         }
+        let start = body.len();
+        BodyBuilder { body, start, infomask: if has_null { HEAP_HASNULL } else { 0 } }
+    }
+
+    fn align(&mut self, align: Align) {
+        let length = self.start + (self.body.len() - self.start).next_multiple_of(align.bytes());
+        self.body.resize(length, 0);
+    }
+
+    /// Adds a value with its header.
+    pub fn push(&mut self, column: &Column, raw: &[u8]) {
         let header = raw.first().copied().unwrap_or(0);
-        let unaligned = column.len == -1 && header & 1 != 0;
-        if !unaligned {
-            body.resize(start + (body.len() - start).next_multiple_of(column.align.bytes()), 0);
+        if column.len != -1 || header & 1 == 0 {
+            self.align(column.align);
         }
         if column.len < 0 {
-            infomask |= HEAP_HASVARWIDTH;
+            self.infomask |= HEAP_HASVARWIDTH;
         }
         if column.len == -1 && header == EXTERNAL {
-            infomask |= HEAP_HASEXTERNAL;
+            self.infomask |= HEAP_HASEXTERNAL;
         }
-        body.extend_from_slice(raw);
+        self.body.extend_from_slice(raw);
     }
-    infomask
+
+    /// Adds a value, with the header that [`put_header`] gives it.
+    pub fn push_payload(&mut self, column: &Column, payload: &[u8]) {
+        let short = column.len == -1 && column.packed && payload.len() < SHORT_MAX;
+        if !short {
+            self.align(column.align);
+        }
+        if column.len < 0 {
+            self.infomask |= HEAP_HASVARWIDTH;
+        }
+        put_header(column.len, column.packed, payload, self.body);
+    }
+
+    /// The bits of the first mask that follow from the values.
+    pub fn finish(self) -> u16 {
+        self.infomask
+    }
+}
+
+/// Builds a tuple's bytes from the hoff byte on, of values with their headers; returns the bits of the first mask that follow.
+/// Replaces the contents of `body`.
+pub fn build_body<'v>(columns: &[Column], value: impl Fn(usize) -> Option<&'v [u8]>, body: &mut Vec<u8>) -> u16 {
+    let mut builder = BodyBuilder::new(columns.len(), |place| value(place).is_none(), body);
+    for (place, column) in columns.iter().enumerate() {
+        if let Some(raw) = value(place) {
+            builder.push(column, raw);
+        }
+    }
+    builder.finish()
 }

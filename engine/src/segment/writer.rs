@@ -1,26 +1,23 @@
 //! Writes a segment: pages in, a Parquet file and its stubs out.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Encoding, ZstdLevel};
-use parquet::errors::ParquetError;
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, Field, Schema};
 use parquet::file::metadata::RowGroupMetaData;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
 
 use super::assemble::{PageBuilder, Row};
 use super::checked::Summing;
 use super::column::{self, ColumnBuilder};
+use super::encoder::{Encoder, Layout, Work, failed};
 use super::footer::{self, Identity};
 use super::form::{RowForm, ValuePointer};
 use super::tuple::{self, Attribute, Pointer, Stored};
 use super::value::{self, Value};
 use super::{
-    BlockStub, Column, ColumnKind, ColumnSummary, Compression, FORM_COLUMN, LargeValues, SegmentSummary, TID_COLUMN, TableSchema,
+    BlockStub, Column, ColumnKind, ColumnSummary, FORM_COLUMN, HIDDEN, LargeValues, SegmentSummary, TID_COLUMN, TableSchema,
     ValueStub, WriteOptions, XMIN_COLUMN, compressed, statistics,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -31,36 +28,24 @@ use crate::page::{Page, Version};
 /// Encoded bytes of a row group at which it ends before it has its rows: bounds the memory.
 const GROUP_BYTES: usize = 64 << 20;
 /// Bytes of values that are collected before they are encoded.
-const BATCH_BYTES: usize = 64 << 20;
+const BATCH_BYTES: usize = 32 << 20;
 /// The longest value that a column takes: the columns of a batch have offsets of 32 bits.
 const VALUE_BYTES: usize = 1 << 30;
 /// What the rows of a chunk, which are decoded together to look one of them up, take in their pages.
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 512 << 10;
 /// The least and the most rows of a chunk.
 const CHUNK_ROWS: (usize, usize) = (64, 2048);
-/// Uncompressed bytes of a data page: long values get pages of their own, which nobody has to read for the rows beside them.
-const PAGE_BYTES: usize = 128 << 10;
-/// More than the values of a chunk, so that the library looks at the limits of a page only at its end.
-const ENCODE_ROWS: usize = 1 << 20;
-/// A column whose dictionary grows beyond this goes on without: a lookup reads the dictionary too.
-const DICTIONARY_BYTES: usize = 16 << 10;
 /// Segments with fewer rows have no bloom filters: they are read as fast as the filters are.
 const BLOOM_ROWS: u64 = 1024;
-const BLOOM_FPP: f64 = 0.01;
-/// Bounds of texts are cut to this.
-const BOUND_BYTES: usize = 64;
-
-/// Hidden columns before the table's.
-const HIDDEN: usize = 3;
 
 /// A segment that is being written. After an error it is of no more use.
 pub struct SegmentWriter {
     file: File,
     schema: TableSchema,
     options: WriteOptions,
-    arrow: SchemaRef,
-    /// Made when it is known whether there are bloom filters.
-    sink: Option<ArrowWriter<Summing>>,
+    encoder: Encoder,
+    /// Whether the encoder knows how: that takes a look at the first values.
+    is_open: bool,
     tids: ColumnBuilder,
     xmins: ColumnBuilder,
     forms: ColumnBuilder,
@@ -80,24 +65,26 @@ pub struct SegmentWriter {
     nulls: Vec<u64>,
     /// Whether some row has its value elsewhere.
     large: Vec<bool>,
+    /// Whether all blocks have been added.
+    is_whole: bool,
     scratch: Vec<u8>,
 }
 
 /// A row between its old page and the file.
-struct WrittenRow {
+struct WrittenRow<'p> {
     offset: u16,
     xmin: u64,
     natts: u16,
     infomask: u16,
-    body: Vec<u8>,
+    body: Cow<'p, [u8]>,
     form: RowForm,
 }
 
 impl SegmentWriter {
-    /// Begins a segment in an empty file.
+    /// Begins a segment in an empty file. Starts a thread, which gets the signal mask of this one.
     ///
     /// # Errors
-    /// `InvalidInput` when a column has the name of a hidden one, `Io` from the file.
+    /// `InvalidInput` when a column has the name of a hidden one, `Io` from the file, `OutOfMemory` when there can be no more threads.
     pub fn create(file: File, schema: TableSchema, options: WriteOptions) -> Result<SegmentWriter> {
         let live = || schema.columns.iter().enumerate().filter(|(_, column)| !column.dropped);
         if let Some((_, column)) = live().find(|(_, column)| [TID_COLUMN, XMIN_COLUMN, FORM_COLUMN].contains(&&*column.name)) {
@@ -115,10 +102,11 @@ impl SegmentWriter {
         ];
         fields.extend(live().map(|(_, column)| column::field(column)));
         let builders = live().map(|(place, column)| (place, ColumnBuilder::new(&column.kind))).collect();
+        let encoder = Encoder::start(Summing::new(file.try_clone()?), Arc::new(Schema::new(fields)))?;
         Ok(SegmentWriter {
             file,
-            arrow: Arc::new(Schema::new(fields)),
-            sink: None,
+            encoder,
+            is_open: false,
             tids: ColumnBuilder::new(&ColumnKind::Int8),
             xmins: ColumnBuilder::new(&ColumnKind::Int8),
             forms: ColumnBuilder::new(&ColumnKind::Bytea),
@@ -135,6 +123,7 @@ impl SegmentWriter {
             exceptions: vec![0; schema.columns.len()],
             nulls: vec![0; schema.columns.len()],
             large: vec![false; schema.columns.len()],
+            is_whole: false,
             scratch: Vec::new(),
             schema,
             options,
@@ -156,8 +145,10 @@ impl SegmentWriter {
         }
         let mut stub = self.lines_of(block, page, count as u16);
         let mut rows = Vec::with_capacity(count);
+        let mut attributes = Vec::with_capacity(self.schema.columns.len());
         for (offset, version) in page.versions() {
-            let row = self.convert(block, offset, version, values)?;
+            tuple::attributes(&self.schema.columns, version, &mut attributes)?;
+            let row = self.convert((block, offset), version, &attributes, values)?;
             self.push(block, &row);
             rows.push(row);
             // Pages end with the chunk, however many batches it takes.
@@ -181,7 +172,7 @@ impl SegmentWriter {
 
     /// Bytes so far, with what is encoded and not yet in the file.
     pub fn bytes(&self) -> u64 {
-        self.sink.as_ref().map_or(0, |sink| (sink.bytes_written() + sink.in_progress_size()) as u64)
+        self.encoder.bytes() as u64
     }
 
     /// Ends the segment. The file is complete, and not yet safe from a failure of the machine.
@@ -189,8 +180,10 @@ impl SegmentWriter {
     /// # Errors
     /// Those of the file.
     pub fn finish(mut self) -> Result<SegmentSummary> {
+        self.is_whole = true;
         self.end_group()?;
-        let mut sink = self.take_sink()?;
+        self.open(&[])?;
+        let mut sink = self.encoder.finish()?;
         sink.sync()?;
         let (length, sums) = (sink.bytes_written() as u64, sink.inner_mut().end_data());
         let (first, last) = (self.blocks.iter().find(|stub| stub.rows > 0), self.blocks.iter().rfind(|stub| stub.rows > 0));
@@ -263,7 +256,7 @@ impl SegmentWriter {
     }
 
     /// Builds the page that a reader will build, for its checksum.
-    fn complete(&mut self, stub: &mut BlockStub, rows: &[WrittenRow]) -> Result<()> {
+    fn complete(&mut self, stub: &mut BlockStub, rows: &[WrittenRow<'_>]) -> Result<()> {
         let image = &mut self.scratch;
         image.clear();
         let mut builder = PageBuilder::new(stub);
@@ -281,17 +274,22 @@ impl SegmentWriter {
                 },
             )?;
         }
-        builder.finish(image)?;
+        builder.finish_new(image)?;
         let (checksum, length) = (crc32c::crc32c(image), image.len());
         stub.checksum = checksum;
         stub.image_len = u16::try_from(length).map_err(|_| Error::internal("the image of a page is longer than a page"))?;
         Ok(())
     }
 
-    /// Takes a row apart, adds its values to the columns, and says what they do not tell.
-    fn convert(&mut self, block: u32, offset: u16, version: Version<'_>, values: &mut dyn LargeValues) -> Result<WrittenRow> {
+    /// Adds a row's values to the columns, and says what they do not tell.
+    fn convert<'p>(
+        &mut self,
+        (block, offset): (u32, u16),
+        version: Version<'p>,
+        attributes: &[Option<Attribute<'p>>],
+        values: &mut dyn LargeValues,
+    ) -> Result<WrittenRow<'p>> {
         let header = version.header();
-        let attributes = tuple::attributes(&self.schema.columns, version)?;
         let natts = attributes.len();
         let mut form = RowForm {
             heap_only: header.infomask2 & HEAP_ONLY_TUPLE != 0,
@@ -299,7 +297,8 @@ impl SegmentWriter {
             natts: (natts != self.schema.columns.len()).then_some(natts as u16),
             ..RowForm::default()
         };
-        let mut pointers: Vec<Option<[u8; tuple::POINTER_LEN]>> = vec![None; natts];
+        // The places of values that stand elsewhere, with their pointers.
+        let mut pointers: Vec<(usize, [u8; tuple::POINTER_LEN])> = Vec::new();
         let mut derived = true;
         for number in 0..self.builders.len() {
             let place = self.builders[number].0;
@@ -312,35 +311,36 @@ impl SegmentWriter {
                     derived &= self.push_inline(number, raw, payload);
                 }
                 Some(attribute) => match self.push_large(block, number, attribute, values, &mut form)? {
-                    Some(pointer) => pointers[place] = Some(pointer.to_bytes()),
+                    Some(pointer) => pointers.push((place, pointer.to_bytes())),
                     None => derived = false,
                 },
             }
         }
-        let columns = &self.schema.columns;
-        let raws = |keep_dropped: bool| -> Vec<Option<&[u8]>> {
-            let kept = attributes.iter().enumerate();
-            kept.map(|(place, attribute)| match &pointers[place] {
-                _ if columns[place].dropped && !keep_dropped => None,
-                Some(pointer) => Some(pointer.as_slice()),
-                None => attribute.map(|attribute| attribute.raw),
-            })
-            .collect()
+        let columns = &self.schema.columns[..natts];
+        let raw = |place: usize, keep_dropped: bool| -> Option<&[u8]> {
+            if columns[place].dropped && !keep_dropped {
+                return None;
+            }
+            match pointers.iter().find(|(pointed, _)| *pointed == place) {
+                Some((_, pointer)) => Some(pointer.as_slice()),
+                None => attributes[place].map(|attribute| attribute.raw),
+            }
         };
-        let mut body = Vec::new();
-        let mut infomask = tuple::build_body(columns, &raws(false), &mut body);
+        let body = &mut self.scratch;
+        let mut infomask = tuple::build_body(columns, |place| raw(place, false), body);
         // What was in a column that is gone goes too, unless its overflow pages would lose the row that frees them, or the
         // bitmap with one more null would make the row longer than its page has room for.
         let names_value = |(column, attribute): (&Column, &Option<Attribute<'_>>)| {
             column.dropped && attribute.is_some_and(|attribute| matches!(attribute.stored, Stored::Elsewhere(_)))
         };
-        if body.len() > version.body().len() || columns.iter().zip(&attributes).any(names_value) {
-            infomask = tuple::build_body(columns, &raws(true), &mut body);
+        if body.len() > version.body().len() || columns.iter().zip(attributes).any(names_value) {
+            infomask = tuple::build_body(columns, |place| raw(place, true), body);
             derived = false;
         }
         if !derived {
             form.body = Some((infomask, body.clone()));
         }
+        let body = if *body == version.body() { Cow::Borrowed(version.body()) } else { Cow::Owned(body.clone()) };
         Ok(WrittenRow { offset, xmin: header.xmin, natts: natts as u16, infomask, body, form })
     }
 
@@ -355,9 +355,7 @@ impl SegmentWriter {
             return false;
         };
         builder.push(&value);
-        self.scratch.clear();
-        tuple::put_header(column.len, column.packed, payload, &mut self.scratch);
-        self.scratch == raw
+        tuple::has_usual_header(column.len, column.packed, raw, payload)
     }
 
     /// Adds a value that stands elsewhere or compressed; the pointer that its row has from now on, or nothing if the row keeps
@@ -434,7 +432,7 @@ impl SegmentWriter {
     }
 
     /// Adds a row's hidden columns; its values are there already.
-    fn push(&mut self, block: u32, row: &WrittenRow) {
+    fn push(&mut self, block: u32, row: &WrittenRow<'_>) {
         self.tids.push(&Value::Int64(i64::from(block) << 16 | i64::from(row.offset)));
         self.xmins.push(&Value::Int64(row.xmin as i64));
         match row.form.encode() {
@@ -451,7 +449,7 @@ impl SegmentWriter {
     }
 
     fn group_bytes(&self) -> usize {
-        self.batch_bytes + self.sink.as_ref().map_or(0, ArrowWriter::in_progress_size)
+        self.batch_bytes + self.encoder.group_bytes()
     }
 
     fn write_batch(&mut self) -> Result<()> {
@@ -461,91 +459,29 @@ impl SegmentWriter {
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(HIDDEN + self.builders.len());
         arrays.extend([self.tids.finish(), self.xmins.finish(), self.forms.finish()]);
         arrays.extend(self.builders.iter_mut().map(|(_, builder)| builder.finish()));
-        let batch = RecordBatch::try_new(Arc::clone(&self.arrow), arrays)
-            .map_err(|error| Error::internal("columns of a segment do not suit each other").with_source(error))?;
-        let mut sink = self.take_sink()?;
-        let outcome = sink.write(&batch).map_err(failed);
-        self.sink = Some(sink);
+        self.open(&arrays)?;
         (self.batch_rows, self.batch_bytes) = (0, 0);
-        outcome
+        self.encoder.send(Work::Batch(arrays))
     }
 
     fn end_group(&mut self) -> Result<()> {
         self.write_batch()?;
         (self.group_rows, self.chunk_filled) = (0, 0);
-        match &mut self.sink {
-            Some(sink) => sink.flush().map_err(failed),
-            None => Ok(()),
-        }
+        if self.is_open { self.encoder.send(Work::EndGroup) } else { Ok(()) }
     }
 
-    fn take_sink(&mut self) -> Result<ArrowWriter<Summing>> {
-        if let Some(sink) = self.sink.take() {
-            return Ok(sink);
+    /// Begins the file; the first values to be written decide about bloom filters.
+    fn open(&mut self, first: &[ArrayRef]) -> Result<()> {
+        if self.is_open {
+            return Ok(());
         }
-        let file = Summing::new(self.file.try_clone()?);
-        ArrowWriter::try_new(file, Arc::clone(&self.arrow), Some(self.properties())).map_err(failed)
-    }
-
-    fn properties(&self) -> WriterProperties {
-        let compression = match self.options.compression {
-            Compression::Zstd(level) => parquet::basic::Compression::ZSTD(ZstdLevel::try_new(level).unwrap_or_default()),
-            Compression::Lz4 => parquet::basic::Compression::LZ4_RAW,
-            Compression::Snappy => parquet::basic::Compression::SNAPPY,
-            Compression::None => parquet::basic::Compression::UNCOMPRESSED,
+        self.is_open = true;
+        let layout = Layout {
+            schema: &self.schema,
+            options: &self.options,
+            chunk_rows: self.chunk_rows,
+            has_filters: !self.is_whole || self.rows >= BLOOM_ROWS,
         };
-        let mut properties = WriterProperties::builder()
-            .set_created_by(format!("kalamdb version {}", env!("CARGO_PKG_VERSION")))
-            .set_compression(compression)
-            .set_max_row_group_row_count(None)
-            .set_data_page_size_limit(PAGE_BYTES)
-            .set_data_page_row_count_limit(self.chunk_rows)
-            .set_write_batch_size(ENCODE_ROWS)
-            .set_dictionary_enabled(true)
-            .set_dictionary_page_size_limit(DICTIONARY_BYTES)
-            .set_statistics_enabled(EnabledStatistics::Page)
-            .set_statistics_truncate_length(Some(BOUND_BYTES))
-            .set_column_index_truncate_length(Some(BOUND_BYTES));
-        let tid = ColumnPath::from(TID_COLUMN);
-        properties = properties
-            .set_column_dictionary_enabled(tid.clone(), false)
-            .set_column_encoding(tid, Encoding::DELTA_BINARY_PACKED)
-            .set_column_statistics_enabled(ColumnPath::from(FORM_COLUMN), EnabledStatistics::None);
-        let bloom = self.rows >= BLOOM_ROWS;
-        for column in self.schema.columns.iter().filter(|column| !column.dropped) {
-            let path = ColumnPath::from(column.name.as_str());
-            match column.kind {
-                ColumnKind::Int4 | ColumnKind::Int8 | ColumnKind::Date | ColumnKind::Time => {
-                    properties = properties.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED);
-                }
-                ColumnKind::Timestamp | ColumnKind::TimestampTz => {
-                    properties = properties
-                        .set_column_dictionary_enabled(path.clone(), false)
-                        .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED);
-                }
-                ColumnKind::Text | ColumnKind::Json | ColumnKind::Jsonb | ColumnKind::Bytea | ColumnKind::Opaque => {
-                    properties = properties.set_column_encoding(path.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY);
-                }
-                _ => {}
-            }
-            if bloom && self.schema.bloom_columns.contains(&column.attnum) && !matches!(column.kind, ColumnKind::Array { .. }) {
-                properties = properties
-                    .set_column_bloom_filter_enabled(path.clone(), true)
-                    .set_column_bloom_filter_fpp(path.clone(), BLOOM_FPP)
-                    .set_column_bloom_filter_max_ndv(path, self.options.row_group_rows as u64);
-            }
-        }
-        properties.build()
-    }
-}
-
-/// The error of a write: that of the file where it is one.
-fn failed(error: ParquetError) -> Error {
-    match error {
-        ParquetError::External(cause) => match cause.downcast::<std::io::Error>() {
-            Ok(cause) => Error::from(*cause),
-            Err(cause) => Error::internal("a segment could not be written").with_detail(crate::error::sentence(cause)),
-        },
-        error => Error::internal("a segment could not be written").with_source(error),
+        self.encoder.send(Work::Open(Box::new(layout.properties(first))))
     }
 }

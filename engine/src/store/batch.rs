@@ -1,5 +1,7 @@
 //! A batch of changes to the store: all of it becomes visible, and later durable, or none.
 
+use std::sync::atomic::Ordering;
+
 use rocksdb::{WriteBatch, WriteOptions};
 
 use super::format::{self, DurableMark};
@@ -63,6 +65,10 @@ impl<'a> Batch<'a> {
         self.changes.put_cf(self.store.meta_family(), format::KEY_NEXT_STORAGE, next.0.to_le_bytes());
     }
 
+    pub(super) fn put_flush_number(&mut self, number: u64) {
+        self.changes.put_cf(self.store.meta_family(), format::KEY_FLUSH, number.to_le_bytes());
+    }
+
     pub(super) fn put_format_version(&mut self, version: u32) {
         self.changes.put_cf(self.store.meta_family(), format::KEY_FORMAT, version.to_le_bytes());
     }
@@ -81,6 +87,8 @@ impl<'a> Batch<'a> {
     pub fn write(self) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.store.db.write_opt(self.changes, &options).map_err(|error| failure::using("write pages", error))
+        self.store.db.write_opt(self.changes, &options).map_err(|error| failure::using("write pages", error))?;
+        self.store.written.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 }

@@ -112,7 +112,7 @@ impl Store {
         })
     }
 
-    /// The next segment number that was never given out, as far as segments were committed.
+    /// The next segment number that was never given out, as far as segments were announced or committed.
     ///
     /// # Errors
     /// As [`Store::mark`].
@@ -144,8 +144,12 @@ impl Batch<'_> {
     pub fn put_segment(&mut self, segment: &SegmentRecord) -> Result<()> {
         let key = format::segment_key(segment.storage, segment.segment);
         self.changes.put_cf(self.store.meta_family(), key, encode(segment)?);
-        // Segments are not committed in the order of their numbers.
-        let next = self.store.next_segment()?.max(segment.segment + 1);
+        self.note_segment(segment.segment)
+    }
+
+    /// A number that was given out; segments are not committed in the order of their numbers.
+    fn note_segment(&mut self, segment: u64) -> Result<()> {
+        let next = self.store.next_segment()?.max(segment + 1);
         self.changes.put_cf(self.store.meta_family(), format::KEY_NEXT_SEGMENT, next.to_le_bytes());
         Ok(())
     }
@@ -158,7 +162,8 @@ impl Batch<'_> {
     /// Notes that a file is to be deleted.
     pub fn put_garbage(&mut self, garbage: &Garbage) -> Result<()> {
         self.changes.put_cf(self.store.meta_family(), format::garbage_key(garbage.segment), encode(garbage)?);
-        Ok(())
+        // Another file of that number would take this one's place among those to delete. A segment that was committed is counted.
+        if garbage.announced { self.note_segment(garbage.segment) } else { Ok(()) }
     }
 
     /// Notes that a segment has no file that is to be deleted.

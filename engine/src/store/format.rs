@@ -18,6 +18,7 @@ pub(super) const KEY_SEGMENT: &[u8] = b"segment/";
 pub(super) const KEY_GARBAGE: &[u8] = b"garbage/";
 pub(super) const KEY_LOCATION: &[u8] = b"location/";
 pub(super) const KEY_NEXT_SEGMENT: &[u8] = b"next_segment";
+pub(super) const KEY_FLUSH: &[u8] = b"flush";
 
 pub(super) const PAGE_KEY_LENGTH: usize = 16;
 
@@ -93,6 +94,10 @@ pub(super) fn decode_storage_id(value: &[u8]) -> Result<StorageId> {
         Ok(bytes) => Ok(StorageId(u64::from_le_bytes(bytes))),
         Err(_) => Err(wrong_length("next storage id", value.len())),
     }
+}
+
+pub(super) fn decode_flush_number(value: &[u8]) -> Result<u64> {
+    value.try_into().map(u64::from_le_bytes).map_err(|_| wrong_length("number of the last flush", value.len()))
 }
 
 pub(super) fn page_key(key: PageKey) -> [u8; PAGE_KEY_LENGTH] {

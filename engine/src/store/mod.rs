@@ -8,12 +8,15 @@ mod cold;
 mod failure;
 mod format;
 mod options;
+mod superseded;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rocksdb::{ColumnFamily, DB, FlushOptions, IteratorMode, Range, ReadOptions};
+use rocksdb::{ColumnFamily, DB, FlushOptions, IteratorMode, Range, ReadOptions, ReadTier};
 
 pub use batch::Batch;
 pub use format::DurableMark;
@@ -30,11 +33,25 @@ const PAGES: &str = "pages";
 const COLD: &str = "cold";
 const META: &str = "meta";
 
+/// Time between two looks at what a flush of RocksDB's has left to do.
+const FLUSH_SLICE: Duration = Duration::from_millis(1);
+
+/// What flushes know of each other.
+#[derive(Default)]
+struct Flushes {
+    /// The number of the last one that was tried.
+    number: u64,
+    /// How many batches are durable.
+    written: u64,
+}
+
 /// An open store. One process at a time has it open; all its threads may use it.
 pub struct Store {
     db: DB,
-    /// Held by flushes: of two at a time RocksDB lets one return before everything is durable that was written before it.
-    flushing: Mutex<()>,
+    /// Held by flushes: they take turns.
+    flushing: Mutex<Flushes>,
+    /// Batches that were written since the store was opened.
+    written: AtomicU64,
     directory: PathBuf,
 }
 
@@ -58,8 +75,9 @@ impl Store {
         database_options.create_missing_column_families(true);
         let db =
             DB::open_cf_with_opts(&database_options, directory, families).map_err(|error| failure::opening(directory, error))?;
-        let store = Store { db, flushing: Mutex::new(()), directory: directory.to_owned() };
+        let store = Store { db, flushing: Mutex::default(), written: AtomicU64::new(0), directory: directory.to_owned() };
         store.check_format()?;
+        store.turn().number = store.flush_number(&ReadOptions::default())?;
         Ok(store)
     }
 
@@ -144,15 +162,51 @@ impl Store {
 
     /// Makes everything that was written so far durable, all column families as one.
     ///
+    /// RocksDB compares the families' buffers with each other's numbers when it waits for an atomic flush. Beside another flush, one of
+    /// its own included, it may come back before the end. So each flush gets a number, which is written behind everything else and then
+    /// looked for on disk.
+    ///
     /// # Errors
     /// `DiskFull`, `Corrupt` or `Io`; what was not flushed stays in memory, and another call tries again.
     pub fn flush(&self) -> Result<()> {
-        let _turn = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flushes = self.turn();
+        let written = self.written.load(Ordering::Acquire);
+        if written == flushes.written {
+            return Ok(());
+        }
+        let number = flushes.number + 1;
+        let mut batch = self.batch();
+        batch.put_flush_number(number);
+        batch.write()?;
+        flushes.number = number;
+        let mut on_disk = ReadOptions::default();
+        on_disk.set_read_tier(ReadTier::Persisted);
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db
-            .flush_cfs_opt(&[self.pages_family(), self.cold_family(), self.meta_family()], &options)
-            .map_err(|error| failure::using("make pages durable", error))
+        loop {
+            self.db
+                .flush_cfs_opt(&[self.pages_family(), self.cold_family(), self.meta_family()], &options)
+                .map_err(|error| failure::using("make pages durable", error))?;
+            if self.flush_number(&on_disk)? >= number {
+                // The number's own batch counts as well, and others that came meanwhile do not.
+                flushes.written = written + 1;
+                return Ok(());
+            }
+            std::thread::sleep(FLUSH_SLICE);
+        }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Flushes> {
+        self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the last flush, as far as `options` let see it.
+    fn flush_number(&self, options: &ReadOptions) -> Result<u64> {
+        let found = self.db.get_cf_opt(self.meta_family(), format::KEY_FLUSH, options);
+        match found.map_err(|error| failure::using("read the store's meta data", error))? {
+            Some(value) => format::decode_flush_number(&value),
+            None => Ok(0),
+        }
     }
 
     /// Approximate bytes a storage takes on disk, compressed and with versions that compaction has not removed yet.

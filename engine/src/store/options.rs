@@ -4,6 +4,10 @@ use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, LogLevel, Options};
 
 const MIB: usize = 1 << 20;
 
+/// So many removed pages among so many neighbours have a file merged.
+const REMOVED_TRIGGER: usize = 64;
+const REMOVED_WINDOW: usize = 128;
+
 /// What can be chosen about a store; the default suits a server with a shared page cache above it.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
@@ -73,6 +77,9 @@ impl StoreOptions {
         options.set_bottommost_compression_type(DBCompressionType::Zstd);
         // Window bits and strategy are zstd's own; level 3, no dictionary.
         options.set_bottommost_compression_options(-14, 3, 0, 0, true);
+        // Blocks that became cold are removed side by side. A file with many of them is merged soon, down to where the pages are, so
+        // that their room is given back without waiting for other files.
+        options.add_compact_on_deletion_collector_factory(REMOVED_WINDOW, REMOVED_TRIGGER, 0.0);
         self.choose_compaction(&mut options);
         options
     }

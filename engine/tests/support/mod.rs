@@ -307,13 +307,21 @@ impl Memory {
     }
 
     pub fn create(path: &Path, frames: u32) -> Memory {
-        let config = CacheConfig { frames, storages: 64 };
+        Memory::of_config(path, &CacheConfig { pages: frames, frames_per_page: 1, storages: 64 })
+    }
+
+    /// A cache that has memory for a quarter of its frames if all are full.
+    pub fn sparse(path: &Path, frames: u32) -> Memory {
+        Memory::of_config(path, &CacheConfig { pages: frames / 4, frames_per_page: 4, storages: 64 })
+    }
+
+    fn of_config(path: &Path, config: &CacheConfig) -> Memory {
         let file = Memory::file(path);
-        let bytes = Cache::required_bytes(&config);
+        let bytes = Cache::required_bytes(config);
         file.set_len(0).unwrap();
         file.set_len(bytes as u64).unwrap();
         let memory = SharedMemory::map(&file, bytes).unwrap();
-        let cache = memory.create_cache(&config).unwrap();
+        let cache = memory.create_cache(config).unwrap();
         Memory { memory, cache }
     }
 

@@ -111,7 +111,10 @@ pub fn scan(vacuum: &mut Vacuum) {
     compat::progress(pg_sys::PROGRESS_VACUUM_TOTAL_HEAP_BLKS, i64::from(vacuum.pages));
     vacuum.dead.report_room();
     let mut findings = Findings::default();
-    for block in 0..vacuum.pages {
+    let only = vacuum.only.clone();
+    let chosen = only.as_ref().map_or(vacuum.pages, |blocks| blocks.len() as u32);
+    for step in 0..chosen {
+        let block = only.as_ref().map_or(step, |blocks| blocks[step as usize]);
         compat::progress(pg_sys::PROGRESS_VACUUM_HEAP_BLKS_SCANNED, i64::from(block));
         compat::delay_point();
         if block % PAGES_PER_EMERGENCY_CHECK == PAGES_PER_EMERGENCY_CHECK - 1 {
@@ -167,7 +170,7 @@ fn note_cold(vacuum: &mut Vacuum, block: u32) {
 }
 
 fn scan_block(vacuum: &mut Vacuum, block: u32, findings: &mut Findings) {
-    if block.is_multiple_of(READ_AHEAD) {
+    if block.is_multiple_of(READ_AHEAD) && vacuum.only.is_none() {
         let from = if block == 0 { 1 } else { block.saturating_add(READ_AHEAD) };
         let ahead = from..block.saturating_add(2 * READ_AHEAD).min(vacuum.pages);
         let hot = ahead.filter(|block| !vacuum.cold.contains(*block));

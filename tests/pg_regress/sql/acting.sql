@@ -118,6 +118,86 @@ INSERT INTO kalam.audit_log SELECT * FROM kalam.audit_log LIMIT 1;
 DELETE FROM kalam.audit_log;
 SELECT count(*) > 0 AS readable FROM kalam.audit_log;
 RESET ROLE;
+-- No grant makes a change possible, nor does a way around.
+SELECT count(*) AS entries, min(id) AS entry FROM kalam.audit_log \gset
+CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+GRANT ALL ON kalam.audit_log TO regress_kalam_service;
+GRANT pg_write_all_data, pg_read_all_data TO regress_kalam_service;
+SET ROLE regress_kalam_service;
+INSERT INTO kalam.audit_log VALUES (1, now(), 'nobody', 'nobody', 'forged', NULL, '{}', NULL);
+INSERT INTO kalam.audit_log SELECT * FROM kalam.audit_log ON CONFLICT (id) DO UPDATE SET actor = 'nobody';
+UPDATE kalam.audit_log SET actor = 'nobody';
+UPDATE kalam.audit_log SET actor = 'nobody' WHERE ctid = '(0,1)' RETURNING *;
+WITH gone AS (DELETE FROM kalam.audit_log RETURNING 1) SELECT count(*) FROM gone;
+MERGE INTO kalam.audit_log a USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE;
+MERGE INTO kalam.audit_log a USING (SELECT 1) s ON false WHEN NOT MATCHED THEN INSERT VALUES (1, now(), 'nobody', NULL, 'forged', NULL, '{}', NULL);
+COPY kalam.audit_log FROM stdin;
+\.
+TRUNCATE kalam.audit_log;
+CREATE TEMP VIEW log AS SELECT * FROM kalam.audit_log;
+DELETE FROM log;
+ALTER TABLE kalam.audit_log DISABLE TRIGGER append_only;
+ALTER TABLE kalam.audit_log DISABLE TRIGGER ALL;
+DROP TRIGGER append_only ON kalam.audit_log;
+CREATE RULE instead AS ON UPDATE TO kalam.audit_log DO INSTEAD NOTHING;
+CREATE TRIGGER swallow BEFORE INSERT ON kalam.audit_log FOR EACH ROW EXECUTE FUNCTION swallow();
+ALTER TABLE kalam.audit_log ADD COLUMN more text;
+ALTER TABLE kalam.audit_log OWNER TO regress_kalam_service;
+DROP TABLE kalam.audit_log;
+SET session_replication_role = replica;
+SELECT kalam.execute_as('acting_user', 'DELETE FROM kalam.audit_log');
+-- The library writes on, whatever trigger the role could make.
+SELECT kalam.execute_as('acting_user', 'SELECT ''not swallowed''');
+RESET ROLE;
+SELECT count(*) FROM kalam.audit_log WHERE details->>'statement' LIKE '%not swallowed%';
+SELECT count(*) FROM kalam.audit_log WHERE actor = 'nobody';
+SELECT count(*) - :entries AS new, min(id) = :entry AS complete FROM kalam.audit_log;
+DROP TRIGGER swallow ON kalam.audit_log;
+REVOKE ALL ON kalam.audit_log FROM regress_kalam_service;
+REVOKE pg_write_all_data, pg_read_all_data FROM regress_kalam_service;
+
+-- A gateway acts for users by the setting: an entry for each user and role, whatever becomes of the transactions.
+CREATE TABLE letters (id int PRIMARY KEY) USING kalam_user;
+GRANT ALL ON letters TO regress_kalam_service, regress_kalam_plain;
+GRANT SET ON PARAMETER kalam.user_id TO regress_kalam_service, regress_kalam_plain;
+SET ROLE regress_kalam_service;
+BEGIN;
+SET LOCAL kalam.user_id = 'gate_1';
+INSERT INTO letters VALUES (1);
+ROLLBACK;
+BEGIN READ ONLY;
+SET LOCAL kalam.user_id = 'gate_2';
+SELECT count(*) FROM letters;
+SET LOCAL kalam.user_id = 'gate_1';
+SELECT count(*) FROM letters;
+COMMIT;
+SET kalam.user_id = 'gate_3';
+COPY letters TO stdout;
+COPY letters TO stdout;
+SET kalam.user_id = 'regress_kalam_service';
+SELECT count(*) FROM letters;
+SET ROLE regress_kalam_plain;
+SET kalam.user_id = 'gate_3';
+PREPARE look AS SELECT count(*) FROM letters;
+EXECUTE look;
+EXECUTE look;
+SET kalam.user_id = 'gate_4';
+EXECUTE look;
+SET kalam.audit_user_id = off;
+RESET ROLE;
+SET kalam.audit_user_id = off;
+SET kalam.user_id = 'gate_5';
+SELECT count(*) FROM letters;
+RESET kalam.audit_user_id;
+SET kalam.user_id = 'gate_6';
+-- Nothing of users is looked at, but could be.
+SELECT 1 AS one;
+RESET kalam.user_id;
+SELECT actor = session_user AS by_us, CASE actor WHEN session_user THEN '' ELSE actor END AS actor, subject, count(*) FROM kalam.audit_log
+WHERE action = 'set_user_id' AND subject LIKE 'gate%' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+DEALLOCATE look;
+DROP TABLE letters;
+REVOKE SET ON PARAMETER kalam.user_id FROM regress_kalam_service, regress_kalam_plain;
 -- Its rows are in its index.
 SELECT bt_index_parent_check('kalam.audit_log_pkey', true);
 SELECT bt_index_parent_check('kalam.login_attempts_name_at', true);

@@ -138,4 +138,23 @@ SELECT count(*) FROM kalam.history('two');
 SELECT gone FROM erase('two', 'infinity');
 SELECT count(*) FROM kalam.history('two');
 SELECT count(*) > 0 AS others_stay FROM kalam.history('m');
+
+-- A dropped table takes its deleted rows along, those of the same transaction too.
+CREATE TABLE dropped (id int PRIMARY KEY);
+INSERT INTO dropped VALUES (1), (2), (3);
+DELETE FROM dropped WHERE id = 1;
+SELECT 'dropped'::regclass::oid AS dropped \gset
+BEGIN;
+DELETE FROM dropped WHERE id = 2;
+SAVEPOINT s;
+DROP TABLE dropped;
+SELECT count(*) FROM kalam.deleted_rows WHERE relation = :dropped;
+ROLLBACK TO s;
+COMMIT;
+SELECT count(*) FROM kalam.deleted_rows WHERE relation = :dropped;
+BEGIN;
+DELETE FROM dropped;
+DROP TABLE dropped;
+COMMIT;
+SELECT count(*) FROM kalam.deleted_rows WHERE relation = :dropped;
 DROP SCHEMA deleted_rows CASCADE;

@@ -49,7 +49,25 @@ SELECT relation, rows FROM kalam.user_usage('own_dba');
 SELECT relation, rows FROM kalam.user_usage('nobody');
 SELECT relation, rows FROM kalam.user_usage(NULL);
 SELECT kalam.export_user('own_bob', 'archive');
+SELECT kalam.export_user(NULL);
 RESET ROLE;
+SET kalam.user_id = 'own_ann';
+SELECT kalam.export_user('own_bob');
+-- Two exports of one user are two.
+SELECT count(DISTINCT kalam.export_user('own_ann', wait => true)) FROM generate_series(1, 2);
+RESET kalam.user_id;
+SET ROLE regress_kalam_plain;
+SELECT count(*) FROM kalam.jobs WHERE type = 'UE';
+SELECT kalam.clean_up_users();
+RESET ROLE;
+SELECT user_name, storage, finished_at IS NOT NULL AS finished, jsonb_array_length(files) AS files FROM kalam.user_exports ORDER BY id;
+-- What a file of an export has.
+CREATE FUNCTION exported(file text) RETURNS text LANGUAGE sql AS $$
+    SELECT pg_read_file('kalamdb_segments/exports/' || max(id) || '/' || file) FROM kalam.user_exports WHERE user_name = 'own_ann' $$;
+SELECT exported('owned.notes.json');
+SELECT m->'user' AS "user", m->'account'->'role' AS role, m->'account' ? 'password_hash' AS has_hash, t->'table' AS "table", t->'rows' AS rows,
+    t->'columns' AS columns, length(t->'parquet'->>'crc32c') AS sum
+FROM (SELECT exported('manifest.json')::jsonb) m (m), jsonb_array_elements(m->'tables') t;
 
 -- Erasing takes one user's rows and no other's, even where the session would
 -- see all, and no trigger runs.
@@ -81,6 +99,37 @@ SELECT * FROM kalam.erase_user('own_bob');
 SELECT * FROM kalam.erase_user('own_dba');
 RESET ROLE;
 SELECT count(*) FROM kalam.users WHERE name = 'own_bob';
+
+-- A job removes what is left on disk, exports too, and says so.
+SET ROLE regress_kalam_dba;
+SELECT kalam.clean_up_users(wait => true) AS job \gset
+SELECT user_name, finished_at IS NOT NULL AS finished, rows, kept_rows, proof->'rewritten_tables' AS tables, jsonb_array_length(proof->'exports') AS exports
+FROM kalam.erasures WHERE user_name LIKE 'own%' ORDER BY requested_at;
+RESET ROLE;
+SELECT * FROM kalam.user_exports;
+SELECT subject, action, details - 'role' AS details FROM kalam.audit_log WHERE action IN ('export_user', 'user_erased') AND subject LIKE 'own%' ORDER BY id;
+-- Users that were dropped long enough ago go by themselves.
+SELECT kalam.create_user('own_cat', 'a good password');
+SELECT kalam.create_user('own_dan', 'a good password');
+SET kalam.user_id = 'own_cat';
+INSERT INTO notes VALUES (1, 'cat');
+DELETE FROM "Odd name";
+SET kalam.user_id = 'own_dan';
+INSERT INTO notes VALUES (1, 'dan'), (2, 'dan');
+DELETE FROM notes WHERE id = 2;
+RESET kalam.user_id;
+SELECT kalam.drop_user('own_cat');
+SELECT kalam.drop_user('own_dan');
+UPDATE kalam.user_accounts SET deleted_at = deleted_at - interval '31 days' WHERE name = 'own_dan';
+SELECT kalam.clean_up_users(wait => true) AS job \gset
+SELECT name FROM kalam.users WHERE name IN ('own_cat', 'own_dan');
+SELECT kalam.restore_user('own_dan');
+SELECT kalam.restore_user('own_cat');
+SET row_security = off;
+SELECT _user_id, body FROM notes;
+SELECT count(*) FROM kalam.deleted_rows WHERE user_id = 'own_dan';
+RESET row_security;
+SELECT user_name, finished_at IS NOT NULL AS finished, rows, kept_rows FROM kalam.erasures WHERE user_name = 'own_dan';
 DROP OWNED BY regress_kalam_dba, regress_kalam_plain;
 DROP ROLE regress_kalam_dba, regress_kalam_plain;
 SET client_min_messages = warning;

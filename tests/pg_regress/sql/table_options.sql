@@ -50,6 +50,10 @@ SELECT value, source FROM kalam.effective_options('messages') WHERE option = 'fl
 
 -- Defaults are settings.
 SET kalam.flush_policy = 'rows:3';
+-- A setting that says no time is refused where it is set.
+SET kalam.deleted_retention = 'nonsense';
+SET kalam.ttl = '-1 day';
+SET kalam.flush_interval = '2 days';
 SET kalam.deleted_retention = '0';
 SELECT * FROM kalam.effective_options('messages') WHERE option IN ('flush_policy', 'deleted_retention');
 SET kalam.flush_policy = 'rows:10000,interval:300';

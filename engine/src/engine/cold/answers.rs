@@ -36,10 +36,9 @@ pub(in crate::engine) fn run_long(shared: &Shared, crashed: bool) {
     if crashed {
         shared.cold.give_up_announced();
     }
-    match files::delete_unknown(shared, SystemTime::now(), crashed) {
-        Ok(0) => {}
-        Ok(count) => shared.say(format!("deleted {count} files of segments that no table has")),
-        Err(error) => shared.say(format!("could not delete a file of a segment that no table has: {error}")),
+    match files::delete_drafts(shared, SystemTime::now(), crashed) {
+        Ok(strays) => tell_strays(shared, &strays),
+        Err(error) => shared.say(format!("could not delete the draft of a segment that no job finishes: {error}")),
     }
     let (mut swept, mut rest) = (Instant::now(), SWEEP_INTERVAL);
     serve(shared, RequestClass::Long, &mut |shared| {
@@ -51,6 +50,18 @@ pub(in crate::engine) fn run_long(shared: &Shared, crashed: bool) {
             rest = SWEEP_INTERVAL.max(begun.elapsed() * 50);
         }
     });
+}
+
+fn tell_strays(shared: &Shared, strays: &files::Strays) {
+    if strays.deleted > 0 {
+        shared.say(format!("deleted {} drafts of segments that no job finishes", strays.deleted));
+    }
+    if strays.unknown > 0 {
+        shared.say(format!(
+            "{} files of segments belong to no table: kalam.rebuild_segments() makes those known again that a table has lost",
+            strays.unknown
+        ));
+    }
 }
 
 fn sweep_if_wanted(shared: &Shared) {
@@ -151,6 +162,10 @@ fn answer_ask(shared: &Shared, ask: Ask) -> Result<Told> {
             Ok(Told::Done)
         }
         Ask::DeleteUnused => Ok(Told::Count(retire::sweep(shared)?)),
+        Ask::DropSuperseded { storages } => {
+            shared.store.drop_superseded(&storages)?;
+            Ok(Told::Done)
+        }
     }
 }
 

@@ -119,9 +119,11 @@ fn serve(shared: &Shared, load: Load, image: &mut Vec<u8>) {
     let finished = match find_page(shared, key, image) {
         Ok(Found::Hot) => load.finish(Some(image)),
         Ok(Found::Nothing) => load.finish(None),
-        Ok(Found::Built(report)) => {
+        Ok(Found::Built(report, stub)) => {
             stop_point::reached("cold page built");
-            load.finish_cold(image, report)
+            let finished = load.finish_cold(image, report);
+            read_ahead(shared, key, &stub);
+            finished
         }
         Err(error) => {
             load.fail_with(&error);
@@ -138,7 +140,7 @@ pub(in crate::engine) enum Found {
     /// A hot image.
     Hot,
     /// A page that was built from a segment.
-    Built(LoadReport),
+    Built(LoadReport, Stub),
     /// Neither.
     Nothing,
 }
@@ -161,7 +163,7 @@ pub(in crate::engine) fn find_page(shared: &Shared, key: PageKey, image: &mut Ve
             return Err(error);
         }
         match build(shared, key, &stub, image) {
-            Ok(report) => return Ok(Found::Built(report)),
+            Ok(report) => return Ok(Found::Built(report, stub)),
             Err(error) => {
                 shared.cold.readers.forget(stub.segment());
                 failed = Some((stub.segment(), error));
@@ -209,6 +211,17 @@ fn build_from(shared: &Shared, record: &SegmentRecord, stub: &Stub, image: &mut 
         }
     }
     Ok(report)
+}
+
+/// Where a segment is read in order, decodes what is read next. Whoever wants it is told what goes wrong.
+fn read_ahead(shared: &Shared, key: PageKey, stub: &Stub) {
+    let Stub::Block(stub) = stub else { return };
+    let Some(record) = shared.cold.segment(key.storage, stub.segment) else { return };
+    if let Ok((reader, _)) = shared.cold.readers.get(shared, &record)
+        && let Ok(cost) = reader.read_ahead(stub)
+    {
+        shared.cache.header().counters.segment_bytes_read.fetch_add(cost.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Makes the page of a value's chunk.

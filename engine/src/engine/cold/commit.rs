@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, PageKey, PageNumber, StorageId};
 use crate::location::check_object;
 use crate::page::{OVERFLOW_PAYLOAD, PageKind};
-use crate::segment::{BlockStub, ValueStub};
+use crate::segment::{BlockStub, SegmentReader, ValueStub};
 use crate::store::Batch;
 
 /// Blocks that become cold in one batch.
@@ -33,6 +34,9 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn commit(shared: &Shared, commit: &CommitSegment) -> Result<Committed> {
     check(commit)?;
     let record = record_of(commit);
+    if commit.mode == CommitMode::Adopt && lock(&shared.cold.garbage).iter().any(|file| file.place == record.place) {
+        return Ok(Committed::default());
+    }
     let known = shared.cold.segment(commit.storage, commit.segment);
     if known.as_ref().is_some_and(|known| known.place != record.place) {
         return Err(Error::new(ErrorKind::InvalidInput, format!("segment {} exists already", commit.segment)));
@@ -42,7 +46,8 @@ pub(super) fn commit(shared: &Shared, commit: &CommitSegment) -> Result<Committe
         return Err(Error::new(ErrorKind::InvalidInput, format!("segment {} is not the one of its summary", commit.segment)));
     }
     await_log(shared, &commit.summary.blocks)?;
-    let mut commit = Commit { shared, commit, is_repeated: known.is_some(), older: HashMap::new(), result: Committed::default() };
+    let is_repeated = known.is_some();
+    let mut commit = Commit { shared, commit, reader, is_repeated, older: HashMap::new(), result: Committed::default() };
     commit.prepare(&record)?;
     stop_point::reached("segment prepared");
     let committed = commit.cool();
@@ -116,6 +121,7 @@ fn value_key(storage: StorageId, value: u32) -> PageKey {
 struct Commit<'a> {
     shared: &'a Shared,
     commit: &'a CommitSegment,
+    reader: Arc<SegmentReader>,
     /// Whether an attempt before this one may have made blocks cold.
     is_repeated: bool,
     /// The stubs that values had before, for those whose block stays hot.
@@ -129,6 +135,8 @@ struct Candidate<'a> {
     values: &'a [ValueStub],
     /// Its page and the first chunks of its values, kept from everybody.
     kept: Vec<ForCooling>,
+    /// What the page in memory becomes, if it was read while its block did not exist.
+    image: Option<Vec<u8>>,
 }
 
 impl Commit<'_> {
@@ -184,9 +192,16 @@ impl Commit<'_> {
             batch.put_segment(record)?;
             // The file was announced, so that it would be deleted if it was never committed.
             batch.remove_garbage(record.segment);
-            batch.write()?;
-            lock(&shared.cold.garbage).retain(|file| file.segment != record.segment);
+            // Whoever finds a stub from here on finds the segment that it names.
             shared.cold.add(&shared.cache, record.clone());
+            if let Err(error) = batch.write() {
+                if !self.is_repeated {
+                    shared.cold.remove(&shared.cache, record);
+                }
+                return Err(error);
+            }
+            stop_point::reached("stubs of values written");
+            lock(&shared.cold.garbage).retain(|file| file.segment != record.segment);
             shared.cold.touch(self.storage());
         }
         shared.store.flush()
@@ -216,11 +231,13 @@ impl Commit<'_> {
         for stub in chunk {
             // Another segment's stub may lie below a page that has changed since and is not written yet.
             let present = shared.store.block_stub(self.block_key(stub.block))?;
-            if present.is_some_and(|present| present.segment == stub.segment) {
+            if present.as_ref().is_some_and(|present| present.segment == stub.segment) {
                 outcome.push((stub.block, true));
                 continue;
             }
-            let candidate = self.candidate(stub)?;
+            // A block that is cold in another segment was flushed there later.
+            let is_taken = self.commit.mode == CommitMode::Adopt && present.is_some();
+            let candidate = if is_taken { None } else { self.candidate(stub)? };
             outcome.push((stub.block, candidate.is_some()));
             match candidate {
                 Some(candidate) => candidates.push(candidate),
@@ -244,9 +261,12 @@ impl Commit<'_> {
 
     /// Keeps a block's pages from everybody if they are what was copied into the segment.
     fn candidate<'c>(&'c self, stub: &'c BlockStub) -> Result<Option<Candidate<'c>>> {
-        let mut candidate = Candidate { stub, values: self.values_of(stub.block), kept: Vec::new() };
+        let mut candidate = Candidate { stub, values: self.values_of(stub.block), kept: Vec::new(), image: None };
         if !self.keep(self.block_key(stub.block), stub.lsn, &mut candidate.kept)? {
             return Ok(None);
+        }
+        if self.commit.mode == CommitMode::Adopt && matches!(candidate.kept[..], [ForCooling::Latched(_)]) {
+            self.reader.build_page(stub, candidate.image.insert(Vec::new()))?;
         }
         for value in candidate.values.iter().filter(|value| self.has_chunks(value)) {
             if !self.keep(value_key(self.storage(), value.value), value.lsn, &mut candidate.kept)? {
@@ -271,10 +291,16 @@ impl Commit<'_> {
                 (lsn, _) => lsn,
             },
         };
-        let is_cached = matches!(page, ForCooling::Latched(_));
+        // Whoever looked at a block that does not exist has left an empty page behind.
+        let is_empty = match &page {
+            ForCooling::Latched(guard) => {
+                key.page.as_block().is_some() && guard.page().kind() == PageKind::Unused && !guard.is_dirty()
+            }
+            ForCooling::Reserved(_) => true,
+        };
         kept.push(page);
         Ok(match self.commit.mode {
-            CommitMode::Adopt => found.is_none() && !is_cached,
+            CommitMode::Adopt => found.is_none() && is_empty,
             _ => found == Some(lsn),
         })
     }
@@ -299,7 +325,10 @@ impl Commit<'_> {
     /// Makes the pages in memory cold ones and lets everybody have them.
     fn turn_cold(&self, candidate: Candidate<'_>) {
         for page in candidate.kept {
-            if let ForCooling::Latched(mut guard) = page {
+            let ForCooling::Latched(mut guard) = page else { continue };
+            let image = candidate.image.as_ref().filter(|_| guard.key().page.as_block().is_some());
+            // The reader has checked the image. A page that cannot take it stays empty until it is loaded again.
+            if image.is_none_or(|image| guard.page_mut().from_compact(image).is_ok()) {
                 guard.turn_cold();
             }
         }

@@ -1,4 +1,4 @@
-//! The files of segments: opening them where they are, deleting them, and finding those that nobody knows.
+//! The files of segments: opening them where they are, deleting them, and finding drafts that nobody finishes.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,8 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::location::{Definition, Location};
 use crate::segment::SegmentSource;
 
-/// Files of segments that nobody knows are kept so long: a job may be about to commit one.
-const UNKNOWN_FILE_AGE: Duration = Duration::from_secs(3600);
+/// Drafts are kept so long: a job may be writing one.
+const DRAFT_AGE: Duration = Duration::from_secs(3600);
 
 /// How far a file's time may lie behind the clock's.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
@@ -81,11 +81,23 @@ pub(super) fn delete(shared: &Shared, place: &FilePlace) -> Result<()> {
     location_of(shared, place)?.delete(&place.path, &UntilStop(shared))
 }
 
-/// Deletes files below the server's own directory that have the name of a segment and that nobody knows.
+/// What is in the server's own directory without being part of a table.
+#[derive(Default)]
+pub(super) struct Strays {
+    /// Drafts of segments that were deleted.
+    pub deleted: usize,
+    /// Finished segments that the manifest does not have.
+    pub unknown: usize,
+}
+
+/// Deletes drafts of segments below the server's own directory that nobody finishes.
 ///
-/// `crashed`: no job of before the start is alive, so every older file is one that nobody will commit.
-pub(super) fn delete_unknown(shared: &Shared, started: SystemTime, crashed: bool) -> Result<usize> {
-    let mut deleted = 0;
+/// `crashed`: no job of before the start is alive, so every older draft is one that nobody finishes.
+///
+/// Finished segments are left alone. One that was never committed is known by its announcement; others may be all that is left of their
+/// rows, if the manifest was lost or is older than they are.
+pub(super) fn delete_drafts(shared: &Shared, started: SystemTime, crashed: bool) -> Result<Strays> {
+    let mut strays = Strays::default();
     let mut directories = vec![shared.config.segments.clone()];
     while let Some(directory) = directories.pop() {
         let Ok(entries) = fs::read_dir(&directory) else { continue };
@@ -93,27 +105,34 @@ pub(super) fn delete_unknown(shared: &Shared, started: SystemTime, crashed: bool
             let Ok(kind) = entry.file_type() else { continue };
             if kind.is_dir() {
                 directories.push(entry.path());
-            } else if kind.is_file() && is_unknown(shared, &entry.path(), started, crashed) {
-                fs::remove_file(entry.path())?;
-                deleted += 1;
+            } else if kind.is_file()
+                && let Some((segment, is_draft)) = entry.file_name().to_str().and_then(segment_of_file)
+            {
+                if !is_draft {
+                    strays.unknown += usize::from(!is_known(shared, segment, &entry.path()));
+                } else if is_abandoned(&entry.path(), started, crashed) {
+                    fs::remove_file(entry.path())?;
+                    strays.deleted += 1;
+                }
             }
         }
     }
-    Ok(deleted)
+    Ok(strays)
 }
 
-fn is_unknown(shared: &Shared, path: &Path, started: SystemTime, crashed: bool) -> bool {
-    let Some(segment) = path.file_name().and_then(|name| segment_of_file(name.to_str()?)) else { return false };
+/// Whether a file is part of a table or about to be deleted.
+fn is_known(shared: &Shared, segment: u64, path: &Path) -> bool {
     let Ok(relative) = path.strip_prefix(&shared.config.segments) else { return false };
-    let known = |place: &FilePlace| place.location == LOCAL && Path::new(&place.path) == relative;
+    let is_here = |place: &FilePlace| place.location == LOCAL && Path::new(&place.path) == relative;
     let in_use = shared
         .cold
-        .read_segments(|segments| segments.values().any(|list| list.get(&segment).is_some_and(|record| known(&record.place))));
-    if in_use || lock(&shared.cold.garbage).iter().any(|garbage| known(&garbage.place)) {
-        return false;
-    }
+        .read_segments(|segments| segments.values().any(|list| list.get(&segment).is_some_and(|record| is_here(&record.place))));
+    in_use || lock(&shared.cold.garbage).iter().any(|garbage| is_here(&garbage.place))
+}
+
+fn is_abandoned(path: &Path, started: SystemTime, crashed: bool) -> bool {
     let Ok(modified) = path.metadata().and_then(|metadata| metadata.modified()) else { return false };
-    let old = SystemTime::now().duration_since(modified).is_ok_and(|age| age > UNKNOWN_FILE_AGE);
+    let old = SystemTime::now().duration_since(modified).is_ok_and(|age| age > DRAFT_AGE);
     old || (crashed && started.duration_since(modified).is_ok_and(|age| age > CLOCK_STEP))
 }
 

@@ -6,21 +6,22 @@ mod workloads;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kalamdb_tests::args::Args;
-use kalamdb_tests::{Cluster, ClusterOptions, Installation, StopMode};
+use kalamdb_tests::measure::{self, on_server};
+use kalamdb_tests::{Cluster, ClusterOptions, Installation};
 
 use report::Measured;
 use workloads::{Bench, Scale, Workload};
 
-const USAGE: &str = "bench [--quick] [--only NAME,...] [--rounds N] [--seconds S] [--rows N] [--seed S] [--memory 1GB] [--write docs/benchmarks.md] [--list]
+const USAGE: &str = "bench [--quick] [--only NAME,...] [--rounds N] [--seconds S] [--rows N] [--users N] [--seed S] [--memory 1GB] [--write docs/benchmarks.md] [--list]
 --only takes names or their beginnings; environment: AM (kalam_shared), PRELOAD (kalamdb), PG_BIN or PG_CONFIG, KALAM_SERVER_DIR, KALAM_SERVER_USER";
 
 fn main() -> ExitCode {
-    let outcome = Args::from_env(&["only", "rounds", "seconds", "rows", "seed", "memory", "write"], &["quick", "list", "help"])
-        .and_then(run);
+    let outcome =
+        Args::from_env(&["only", "rounds", "seconds", "rows", "users", "seed", "memory", "write"], &["quick", "list", "help"])
+            .and_then(run);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -48,33 +49,31 @@ fn run(args: Args) -> Result<()> {
     let quick = args.flag("quick");
     let scale = Scale {
         rows: args.get("rows", if quick { 100_000 } else { 1_000_000 })?,
+        users: args.get("users", if quick { 500 } else { 5_000 })?,
         seconds: args.get("seconds", if quick { 1 } else { 6 })?,
         tpcb_scale: 10,
         seed: args.get("seed", 1)?,
     };
     let rounds = args.get("rounds", if quick { 3 } else { 5 })?;
-    ensure!(rounds > 0 && scale.rows > 0 && scale.seconds > 0, "rounds, rows and seconds must be positive");
+    ensure!(
+        rounds > 0 && scale.rows > 0 && scale.users > 0 && scale.seconds > 0,
+        "rounds, rows, users and seconds must be positive"
+    );
 
     let installation = Installation::from_env()?;
     let options = ClusterOptions { name: "bench", settings: settings(&installation, args.text("memory").unwrap_or("1GB")) };
-    let mut cluster = Cluster::create(&installation, &options)?;
-    let outcome = measure(&mut cluster, &chosen, scale, rounds);
-    if outcome.is_err() {
-        eprintln!("end of the server's log:\n{}", cluster.log_tail(30));
-    }
-    let (text, failed) = outcome?;
+    let (text, failed) = on_server(&installation, &options, |cluster| measure_all(cluster, &chosen, scale, rounds))?;
     println!("{text}");
     if let Some(path) = args.text("write") {
         report::write_section(Path::new(path), &text)?;
     }
-    cluster.stop(StopMode::Fast, Duration::from_secs(120))?;
     ensure!(failed == 0, "{failed} workloads could not be measured");
     Ok(())
 }
 
 /// A server as one would run it, except that nothing starts by itself in the middle of a turn.
 fn settings(installation: &Installation, memory: &str) -> Vec<(String, String)> {
-    let mut settings = vec![
+    let mut named = vec![
         ("shared_buffers", memory),
         ("fsync", "on"),
         ("wal_level", "replica"),
@@ -88,14 +87,14 @@ fn settings(installation: &Installation, memory: &str) -> Vec<(String, String)> 
         ("maintenance_work_mem", "256MB"),
     ];
     if installation.is_extension() {
-        settings.push(("kalam.cache_size", memory));
+        named.push(("kalam.cache_size", memory));
+        named.push(("kalam.stream_eviction_interval", "1d"));
     }
-    settings.into_iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    measure::settings(&named)
 }
 
 /// Measures everything; the report and how many workloads failed.
-fn measure(cluster: &mut Cluster, chosen: &[Workload], scale: Scale, rounds: usize) -> Result<(String, usize)> {
-    cluster.start(Duration::from_secs(60))?;
+fn measure_all(cluster: &mut Cluster, chosen: &[Workload], scale: Scale, rounds: usize) -> Result<(String, usize)> {
     let mut bench = Bench::create(cluster, scale)?;
     let limits = bench.raw_limits()?;
     let mut measured = Vec::new();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use kalamdb_tests::measure::median;
 use postgres::Client;
 
 use crate::workloads::{Scale, Target, Workload};
@@ -52,17 +53,6 @@ impl Measured {
             amount(ours, self.unit),
             if met { "yes" } else { "**no**" }
         )
-    }
-}
-
-/// The middle value; the mean of the two middle ones of an even number.
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        count if count % 2 == 1 => sorted[count / 2],
-        count => (sorted[count / 2 - 1] + sorted[count / 2]) / 2.0,
     }
 }
 
@@ -121,7 +111,7 @@ pub fn conditions(
     Ok(format!(
         "- PostgreSQL {server}; kalamdb {extension} (commit {commit}); access method {method}\n\
          - {cores} cores ({cpu}), {:.0} GB of memory, Linux {}; raw limits: {:.0} flushes of 8 kB per second, {:.0} MB/s written sequentially\n\
-         - {} messages, {:.0} MB as COPY text, {} messages per conversation; seed {}\n\
+         - {} messages, {:.0} MB as COPY text, {} messages per conversation; {} users with rows of their own; seed {}\n\
          - {rounds} rounds, heap and {method} in turns, {} s per timed turn, after a warm-up turn of each; TPC-B at scale {}\n\
          - settings: {}\n",
         memory as f64 / 1e6,
@@ -131,6 +121,7 @@ pub fn conditions(
         scale.rows,
         data_bytes as f64 / 1e6,
         crate::data::MESSAGES_PER_CONVERSATION,
+        scale.users,
         scale.seed,
         scale.seconds,
         scale.tpcb_scale,
@@ -170,12 +161,6 @@ mod tests {
 
     fn measured(target: Target, heap: &[f64], ours: &[f64]) -> String {
         Measured { title: "t", unit: "tx/s", target, result: Ok([heap.to_vec(), ours.to_vec()]) }.line()
-    }
-
-    #[test]
-    fn medians_are_those_of_the_sorted_values() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 
     #[test]

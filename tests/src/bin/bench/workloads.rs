@@ -1,12 +1,14 @@
 //! What is measured: each workload with its target, and how one turn of it runs on one side.
 
+mod users;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use kalamdb_tests::{Cluster, sql};
+use anyhow::{Context, Result, bail, ensure};
+use kalamdb_tests::{Cluster, measure, sql};
 use postgres::Client;
 
 use crate::data;
@@ -63,9 +65,21 @@ enum Kind {
     },
     /// A query with two parallel workers.
     ParallelQuery(&'static str),
+    /// Runs a script on rows that were loaded and flushed a moment ago, as the default policy does with every load.
+    Flushed(&'static str),
     /// Changes every tenth row of a freshly loaded table by one statement.
     BulkUpdate,
     BuildIndex(&'static str),
+    /// Many users' rows by one statement.
+    UsersLoad,
+    /// A script in a session of any user or of one.
+    Users {
+        who: users::Who,
+        text: &'static str,
+        end: &'static str,
+    },
+    /// Events that come and go.
+    Stream,
 }
 
 const UPSERT: &str = "\\set k random(1, 20000)
@@ -73,6 +87,10 @@ INSERT INTO counted (key, hits, note) VALUES (:k, 1, 'first') ON CONFLICT (key) 
 const FOR_UPDATE: &str = "\\set id random(1, :rows)
 BEGIN;\nSELECT body FROM history WHERE id = :id FOR UPDATE;\nEND;\n";
 const REFERENCE: &str = "\\set k random(1, 10000)\nINSERT INTO referencing (parent) VALUES (:k);\n";
+
+const CHANGE_FLUSHED: &str =
+    "\\set id random(1, :rows)\nUPDATE copied_indexed SET body = substr(body, 2) || 'x' WHERE id = :id;\n";
+const DELETE_FLUSHED: &str = "\\set id random(1, :rows)\nDELETE FROM copied_indexed WHERE id = :id;\n";
 
 const LOOKUP: &str = "\\set id random(1, :rows)\nSELECT * FROM history WHERE id = :id;\n";
 const RECENT: &str = "\\set c random(1, :conversations)
@@ -140,11 +158,12 @@ pub fn all() -> Vec<Workload> {
     ]
     .into_iter()
     .chain(statements())
+    .chain(users::all())
     .collect()
 }
 
 /// What other statements cost.
-fn statements() -> [Workload; 8] {
+fn statements() -> [Workload; 10] {
     let workload = |name, title, unit, target, kind| Workload { name, title, unit, target, kind };
     [
         workload(
@@ -175,6 +194,20 @@ fn statements() -> [Workload; 8] {
             Target::Speed(0.85),
             Kind::Fill { table: "referencing", text: REFERENCE },
         ),
+        workload(
+            "flushed-update",
+            "UPDATE of one row by key, 1 client, rows just flushed",
+            "tx/s",
+            Target::Speed(0.8),
+            Kind::Flushed(CHANGE_FLUSHED),
+        ),
+        workload(
+            "flushed-delete",
+            "DELETE of one row by key, 1 client, rows just flushed and deleted ones kept",
+            "tx/s",
+            Target::Speed(0.8),
+            Kind::Flushed(DELETE_FLUSHED),
+        ),
         workload("bulk-update", "UPDATE of every tenth row by one statement", "rows/s", Target::Speed(0.9), Kind::BulkUpdate),
         workload(
             "parallel",
@@ -198,6 +231,7 @@ fn statements() -> [Workload; 8] {
 #[derive(Debug, Clone, Copy)]
 pub struct Scale {
     pub rows: u64,
+    pub users: u64,
     pub seconds: u32,
     pub tpcb_scale: u32,
     pub seed: u64,
@@ -217,6 +251,7 @@ pub struct Bench<'a> {
     /// Size of the history table on disk, measured when it is loaded.
     history_bytes: [Option<u64>; 2],
     tpcb_ready: [bool; 2],
+    users_ready: [bool; 2],
     pub data_bytes: u64,
 }
 
@@ -244,7 +279,16 @@ impl<'a> Bench<'a> {
             ))?;
         }
         let data_bytes = data::write_messages(&cluster.directory().join("messages.copy"), scale.rows, scale.seed)?;
-        Ok(Bench { cluster, client, scale, sides, history_bytes: [None; 2], tpcb_ready: [false; 2], data_bytes })
+        Ok(Bench {
+            cluster,
+            client,
+            scale,
+            sides,
+            history_bytes: [None; 2],
+            tpcb_ready: [false; 2],
+            users_ready: [false; 2],
+            data_bytes,
+        })
     }
 
     pub fn reconnect(&mut self) -> Result<()> {
@@ -300,6 +344,7 @@ impl<'a> Bench<'a> {
                 self.client.batch_execute("RESET max_parallel_workers_per_gather; RESET min_parallel_table_scan_size")?;
                 rate
             }
+            Kind::Flushed(text) => self.change_flushed(side, text, seconds),
             Kind::BulkUpdate => self.bulk_update(side),
             Kind::BuildIndex(columns) => self.build_index(side, columns),
             Kind::Update { clients, synchronous } => {
@@ -309,7 +354,28 @@ impl<'a> Bench<'a> {
                 self.pgbench(side, &update_script(), *clients, *synchronous, seconds)
             }
             Kind::TpcB => self.tpcb(side, seconds),
+            Kind::UsersLoad => self.time_users_load(side),
+            Kind::Users { who, text, end } => {
+                self.load_users(side)?;
+                self.run_users(side, who, text, end, seconds)
+            }
+            Kind::Stream => self.time_stream(side),
         }
+    }
+
+    fn change_flushed(&mut self, side: usize, text: &str, seconds: u32) -> Result<f64> {
+        let Side { schema, method } = self.sides[side].clone();
+        let table = format!("{schema}.copied_indexed");
+        self.client.batch_execute(&format!("TRUNCATE {table}"))?;
+        self.copy_into(&table)?;
+        self.client.batch_execute(&format!("VACUUM ANALYZE {table}"))?;
+        if method != "heap" {
+            self.client.batch_execute(&format!("SELECT kalam.flush({}, wait => true)", sql::literal(&table)))?;
+        }
+        self.settle()?;
+        let rate = self.pgbench(side, text, 1, true, seconds);
+        self.client.batch_execute(&format!("TRUNCATE {table}"))?;
+        rate
     }
 
     fn bulk_update(&mut self, side: usize) -> Result<f64> {
@@ -400,7 +466,7 @@ impl<'a> Bench<'a> {
             ensure!(rows.len() == 1, "{query}: {} rows", rows.len());
         }
         self.client.batch_execute("RESET search_path")?;
-        Ok(self.scale.rows as f64 / crate::report::median(&times))
+        Ok(self.scale.rows as f64 / measure::median(&times))
     }
 
     /// The machine's own limits where the server writes: flushes of 8 kB per second, and sequentially written bytes per second.
@@ -426,40 +492,30 @@ impl<'a> Bench<'a> {
     }
 
     fn pgbench(&self, side: usize, script: &str, clients: u32, synchronous: bool, seconds: u32) -> Result<f64> {
+        self.pgbench_with(side, script, clients, synchronous, seconds, "")
+    }
+
+    /// As [`Bench::pgbench`] with more options of the sessions.
+    fn pgbench_with(&self, side: usize, script: &str, clients: u32, synchronous: bool, seconds: u32, more: &str) -> Result<f64> {
         let path = self.cluster.directory().join("script.sql");
         fs::write(&path, script)?;
         let conversations = (self.scale.rows / data::MESSAGES_PER_CONVERSATION).max(1);
         let arguments = [
-            "-M".into(),
-            "prepared".into(),
             "-f".into(),
             path.display().to_string(),
             format!("-Drows={}", self.scale.rows),
             format!("-Dconversations={conversations}"),
+            format!("-Dusers={}", self.scale.users),
         ];
         let commit = if synchronous { "on" } else { "off" };
-        let options = format!("-c search_path={} -c synchronous_commit={commit}", self.sides[side].schema);
+        let options = format!("-c search_path={} -c synchronous_commit={commit} {more}", self.sides[side].schema);
         self.run_pgbench(DATABASE, &options, &arguments, clients, seconds)
     }
 
     fn run_pgbench(&self, database: &str, options: &str, arguments: &[String], clients: u32, seconds: u32) -> Result<f64> {
-        let threads = clients.min(2);
-        let output = self
-            .cluster
-            .client_command("pgbench", database)
-            .env("PGOPTIONS", options)
-            .args(["-n", &format!("-c{clients}"), &format!("-j{threads}"), &format!("-T{seconds}")])
-            .arg(format!("--random-seed={}", self.scale.seed))
-            .args(arguments)
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        let complaint = || {
-            anyhow!("pgbench: {}", errors.lines().filter(|line| line.contains("error")).take(3).collect::<Vec<_>>().join("; "))
-        };
-        ensure!(output.status.success() && !errors.contains("ERROR:"), complaint());
-        let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")).and_then(|rest| rest.split(' ').next());
-        tps.and_then(|tps| tps.parse().ok()).with_context(|| format!("pgbench printed no tps:\n{text}"))
+        let seed = format!("--random-seed={}", self.scale.seed);
+        let arguments: Vec<String> = arguments.iter().cloned().chain([seed]).collect();
+        measure::transactions_per_second(measure::start_pgbench(self.cluster, database, options, &arguments, clients, seconds)?)
     }
 
     fn tpcb(&mut self, side: usize, seconds: u32) -> Result<f64> {
@@ -483,7 +539,7 @@ impl<'a> Bench<'a> {
         }
         self.cluster.connect(&database)?.batch_execute("VACUUM ANALYZE")?;
         self.settle()?;
-        self.run_pgbench(&database, "", &["-M".into(), "prepared".into()], 8, seconds)
+        self.run_pgbench(&database, "", &[], 8, seconds)
     }
 }
 

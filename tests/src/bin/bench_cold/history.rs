@@ -1,11 +1,11 @@
 //! The two tables of real messages and what is measured on them.
 
 use std::fs;
-use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
+use kalamdb_tests::measure::{median, start_pgbench, transactions_per_second};
 use kalamdb_tests::{Cluster, StopMode, process, sql};
 use postgres::Client;
 
@@ -15,6 +15,11 @@ use crate::{Line, Scale, Target};
 const DATABASE: &str = "bench";
 const TABLES: [&str; 2] = ["heap_side.messages", "our_side.messages"];
 const SCHEMAS: [&str; 2] = ["heap_side", "our_side"];
+
+/// Segments that the compaction is given.
+const SEGMENTS: u64 = 10;
+/// How long RocksDB may take to give room back.
+const SPACE_PATIENCE: Duration = Duration::from_secs(40);
 
 const LOOKUP: &str = "\\set id random(1, :rows)\nSELECT * FROM messages WHERE id = :id;\n";
 const RECENT: &str = "\\set c random(1, :conversations)
@@ -125,17 +130,34 @@ impl<'a> History<'a> {
         ])
     }
 
-    pub fn size(&mut self) -> Result<Line> {
-        self.settle()?;
+    /// What the tables take on disk; what a flush gives back comes back in the background.
+    pub fn size(&mut self) -> Result<Vec<Line>> {
+        let begun = Instant::now();
+        let mut hot = f64::INFINITY;
+        loop {
+            self.settle()?;
+            let now = self.number(&format!("SELECT hot_bytes FROM kalam.table_stats('{}')", TABLES[1]))?;
+            let is_settled = now == hot && begun.elapsed() > SPACE_PATIENCE / 4;
+            hot = now;
+            if is_settled || begun.elapsed() > SPACE_PATIENCE {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
         let heap = self.number(&format!("SELECT pg_table_size('{}')", TABLES[0]))?;
-        let ours = self.number(&format!("SELECT hot_bytes + cold_bytes FROM kalam.table_stats('{}')", TABLES[1]))?;
-        Ok(Line {
-            what: "table on disk after the flush, without indexes".into(),
+        let cold = self.number(&format!("SELECT cold_bytes FROM kalam.table_stats('{}')", TABLES[1]))?;
+        let line = |what: &str, ours: f64, target| Line {
+            what: what.into(),
             heap: mb(heap),
             ours: mb(ours),
             ratio: Some(ours / heap),
-            target: Target::AtMost(0.125),
-        })
+            target,
+        };
+        Ok(vec![
+            line("table on disk after the flush, without indexes", hot + cold, Target::AtMost(0.125)),
+            line("of that segments", cold, Target::None),
+            line("of that hot pages, stubs and large values", hot, Target::None),
+        ])
     }
 
     /// Restarts the server and empties the caches of files.
@@ -202,7 +224,7 @@ impl<'a> History<'a> {
             let mut rates = [Vec::new(), Vec::new()];
             for round in 0..=self.scale.rounds {
                 for side in [round % 2, 1 - round % 2] {
-                    let rate = finish(self.pgbench(side, script, clients, self.scale.seconds)?)?;
+                    let rate = transactions_per_second(self.pgbench(side, script, clients, self.scale.seconds)?)?;
                     if round > 0 {
                         rates[side].push(rate);
                     }
@@ -226,66 +248,64 @@ impl<'a> History<'a> {
             .replace("INTO messages", "INTO again")
             .replace("(conversation_id", "(id, conversation_id")
             .replace("VALUES (", "VALUES (nextval('messages_id_seq'), ");
-        let alone = finish(self.pgbench(1, &script, 4, self.scale.seconds)?)?;
+        let alone = transactions_per_second(self.pgbench(1, &script, 4, self.scale.seconds)?)?;
         self.settle()?;
         let inserting = self.pgbench(1, &script, 4, self.scale.seconds)?;
         let seconds = self.job("kalam.flush('our_side.again')")?;
-        let beside = finish(inserting)?;
+        let beside = transactions_per_second(inserting)?;
         let what = format!("INSERT, 4 clients, during a flush ({seconds:.0} s) against without (first column)");
         Ok(speed(&what, [alone, beside], "tx/s", Target::AtLeast(0.7)))
     }
 
-    /// Compaction after an update of every tenth row.
+    /// Compaction of many small segments, of another table of the same messages.
     pub fn compaction(&mut self) -> Result<Vec<Line>> {
-        self.client.batch_execute(&format!("UPDATE {} SET role = role || '!' WHERE id % 1000 = 0", TABLES[1]))?;
-        self.job(&format!("kalam.flush('{}')", TABLES[1]))?;
-        let rows = self.number("SELECT sum(rows) FROM kalam.segments WHERE tablename = 'messages'")?;
-        let seconds = self.job(&format!("kalam.compact('{}')", TABLES[1]))?;
-        let rate = rows / seconds;
-        let count = self.number(&format!("SELECT count(*) FROM {}", TABLES[1]))?;
-        ensure!(count >= self.scale.rows as f64, "{count} rows are left after the compaction");
-        Ok(vec![alone("compaction, rows read", format!("{rate:.0} rows/s"), rate, Target::AtLeast(300_000.0))])
+        let heap = self.number(&format!("SELECT pg_relation_size('{}')", TABLES[0]))?;
+        self.client.batch_execute(&format!(
+            "DROP TABLE IF EXISTS our_side.again;
+             CREATE FUNCTION our_side.flush_now(regclass, OUT rows bigint, OUT blocks bigint, OUT segments bigint,
+                                                OUT left_out bigint, OUT gone bool)
+                 RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/kalamdb', 'flush_inline_wrapper';
+             CREATE TABLE our_side.parts (LIKE {} INCLUDING ALL) USING kalam_shared",
+            TABLES[1]
+        ))?;
+        let step = self.scale.rows.div_ceil(SEGMENTS);
+        for part in 0..SEGMENTS {
+            let (from, to) = (part * step, (part + 1) * step);
+            self.client.batch_execute(&format!(
+                "INSERT INTO our_side.parts SELECT * FROM {} WHERE id > {from} AND id <= {to} ORDER BY id",
+                TABLES[0]
+            ))?;
+            // A job would have them merged at once.
+            self.client.batch_execute("SELECT * FROM our_side.flush_now('our_side.parts')")?;
+        }
+        let segments = "FROM kalam.segments WHERE tablename = 'parts' AND state = 'active'";
+        let (before, rows) =
+            (self.number(&format!("SELECT count(*) {segments}"))?, self.number(&format!("SELECT sum(rows) {segments}"))?);
+        self.settle()?;
+        let seconds = self.job("kalam.compact('our_side.parts')")?;
+        let after = self.number(&format!("SELECT count(*) {segments}"))?;
+        let count = self.number("SELECT count(*) FROM our_side.parts")?;
+        ensure!(before == SEGMENTS as f64 && after < before / 2.0, "{before} segments became {after}");
+        ensure!(count == self.scale.rows as f64, "{count} rows are left after the compaction");
+        let (rate, bytes) = (rows / seconds, heap * rows / self.scale.rows as f64 / seconds);
+        let what = format!("compaction of {before} segments into {after}");
+        Ok(vec![
+            alone(&what, format!("{rate:.0} rows/s"), rate, Target::AtLeast(300_000.0)),
+            alone("compaction, bytes of the rows as heap has them", mb(bytes) + "/s", bytes / 1e6, Target::AtLeast(50.0)),
+        ])
     }
 
     fn pgbench(&self, side: usize, script: &str, clients: u32, seconds: u32) -> Result<Child> {
         let path = self.cluster.directory().join(format!("script-{side}.sql"));
         fs::write(&path, script)?;
-        pgbench(self.cluster, &path, SCHEMAS[side], (self.scale.rows, self.conversations), clients, seconds)
+        let arguments = [
+            "-f".into(),
+            path.display().to_string(),
+            format!("-Drows={}", self.scale.rows),
+            format!("-Dconversations={}", self.conversations),
+        ];
+        start_pgbench(self.cluster, DATABASE, &format!("-c search_path={}", SCHEMAS[side]), &arguments, clients, seconds)
     }
-}
-
-fn pgbench(
-    cluster: &Cluster,
-    script: &Path,
-    schema: &str,
-    (rows, conversations): (u64, i64),
-    clients: u32,
-    seconds: u32,
-) -> Result<Child> {
-    let child = cluster
-        .client_command("pgbench", DATABASE)
-        .env("PGOPTIONS", format!("-c search_path={schema}"))
-        .args(["-n", "-M", "prepared", &format!("-c{clients}"), &format!("-j{}", clients.min(2)), &format!("-T{seconds}")])
-        .args(["-f", &script.display().to_string(), &format!("-Drows={rows}"), &format!("-Dconversations={conversations}")])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()?;
-    Ok(child)
-}
-
-/// Waits for a pgbench; its transactions per second.
-fn finish(child: Child) -> Result<f64> {
-    let output = child.wait_with_output()?;
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success() && !errors.contains("ERROR:"), "pgbench: {errors}");
-    let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")).and_then(|rest| rest.split(' ').next());
-    tps.and_then(|tps| tps.parse().ok()).ok_or_else(|| anyhow!("pgbench printed no tps:\n{text}"))
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    percentile(&sorted, 0.5)
 }
 
 fn mb(bytes: f64) -> String {

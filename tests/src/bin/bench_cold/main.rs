@@ -7,11 +7,11 @@ mod probe;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kalamdb_tests::args::Args;
-use kalamdb_tests::{Cluster, ClusterOptions, Installation, StopMode};
+use kalamdb_tests::measure::{self, on_server};
+use kalamdb_tests::{Cluster, ClusterOptions, Installation};
 
 use history::History;
 
@@ -76,22 +76,17 @@ fn run(args: Args) -> Result<()> {
     ensure!(scale.rows > 0 && scale.rounds > 0 && scale.lookups > 0, "rows, rounds and lookups must be positive");
     let installation = Installation::from_env()?;
     let options = ClusterOptions { name: "bench_cold", settings: settings(args.text("memory").unwrap_or("1GB")) };
-    let mut cluster = Cluster::create(&installation, &options)?;
-    let outcome = measure(&mut cluster, messages, scale);
-    if outcome.is_err() {
-        eprintln!("end of the server's log:\n{}", cluster.log_tail(30));
-    }
-    let text = outcome?;
+    let text = on_server(&installation, &options, |cluster| measure_all(cluster, messages, scale))?;
     println!("{text}");
     if let Some(path) = args.text("write") {
         std::fs::write(path, &text)?;
     }
-    cluster.stop(StopMode::Fast, Duration::from_secs(120))
+    Ok(())
 }
 
 /// A server on which nothing moves rows by itself.
 fn settings(memory: &str) -> Vec<(String, String)> {
-    [
+    measure::settings(&[
         ("shared_buffers", memory),
         ("kalam.cache_size", memory),
         ("kalam.flush_policy", "off"),
@@ -104,18 +99,14 @@ fn settings(memory: &str) -> Vec<(String, String)> {
         ("jit", "off"),
         ("max_parallel_workers_per_gather", "0"),
         ("maintenance_work_mem", "256MB"),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_string(), value.to_string()))
-    .collect()
+    ])
 }
 
-fn measure(cluster: &mut Cluster, messages: &str, scale: Scale) -> Result<String> {
-    cluster.start(Duration::from_secs(60))?;
+fn measure_all(cluster: &mut Cluster, messages: &str, scale: Scale) -> Result<String> {
     let mut history = History::load(cluster, messages, scale)?;
     let mut lines = Vec::new();
     lines.extend(history.flush()?);
-    lines.push(history.size()?);
+    lines.extend(history.size()?);
     lines.extend(history.cold_lookups()?);
     lines.push(history.cold_scan()?);
     lines.extend(history.warm_reads()?);

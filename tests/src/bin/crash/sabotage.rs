@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use kalamdb_tests::sql;
 use postgres::Client;
 
-use crate::ledger::Ledger;
+use crate::truth::Ledger;
 use crate::verify;
 
 /// Name of a kind of damage and the statements that do it.

@@ -1,7 +1,7 @@
 //! The tables of the crash test.
 
 use anyhow::Result;
-use kalamdb_tests::Cluster;
+use kalamdb_tests::{Cluster, scans};
 use postgres::Client;
 
 pub const DATABASE: &str = "crash";
@@ -9,7 +9,10 @@ pub const ACCOUNTS: i32 = 500;
 pub const OPENING_BALANCE: i64 = 10_000;
 pub const SHARED_KEYS: u32 = 200;
 
-/// Tables whose indexes are compared with a sequential scan.
+/// Rows that are inserted together into the unlogged table.
+pub const SCRATCH_GROUP: i32 = 7;
+
+/// Tables that are vacuumed and made cold.
 pub const TABLES: [&str; 5] = ["account", "transfer", "entry", "keyed", "hit"];
 
 /// Creates the database, its tables and the accounts.
@@ -27,13 +30,12 @@ pub fn create(cluster: &Cluster) -> Result<()> {
          CREATE TABLE hit (id bigint PRIMARY KEY, key text NOT NULL) USING {method};
          INSERT INTO account SELECT id, {OPENING_BALANCE}, {OPENING_BALANCE} FROM generate_series(1, {ACCOUNTS}) id;"
     ))?;
+    client.batch_execute(&format!(
+        "CREATE UNLOGGED TABLE scratch (part bigint, number int, filler text, PRIMARY KEY (part, number)) USING {method}"
+    ))?;
     if method != "heap" {
-        for (function, symbol) in [("flush_now", "flush_inline_wrapper"), ("compact_now", "compact_inline_wrapper")] {
-            client.batch_execute(&format!(
-                "CREATE FUNCTION {function}(regclass, OUT rows bigint, OUT blocks bigint, OUT segments bigint, OUT left_out bigint, OUT gone bool)
-                     RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/kalamdb', '{symbol}'"
-            ))?;
-        }
+        client.batch_execute("CREATE TABLE note (id bigint PRIMARY KEY, body text NOT NULL) USING kalam_user")?;
+        scans::create_cooling_functions(&mut client)?;
     }
     Ok(())
 }

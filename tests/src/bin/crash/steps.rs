@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use kalamdb_tests::failure::Failure;
 use kalamdb_tests::sql;
 use postgres::GenericClient;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::ledger::{Changes, Key, Row, Table};
-use crate::schema::{ACCOUNTS, SHARED_KEYS};
+use crate::schema::{ACCOUNTS, SCRATCH_GROUP, SHARED_KEYS};
+use crate::truth::{self, Changes, Key, NOTE_IDS, Row, Table, USERS_PER_CLIENT};
 
 /// Above so many entries a client deletes more than it inserts.
 const ENTRIES_PER_CLIENT: usize = 500;
@@ -24,29 +25,8 @@ pub enum Step {
     Transfer,
     Upsert,
     Read,
-}
-
-pub enum StepError {
-    Server(postgres::Error),
-    /// The server answered, and the answer is wrong.
-    Wrong(String),
-}
-
-impl From<postgres::Error> for StepError {
-    fn from(error: postgres::Error) -> Self {
-        StepError::Server(error)
-    }
-}
-
-impl From<std::io::Error> for StepError {
-    /// COPY's stream wraps the client's error.
-    fn from(error: std::io::Error) -> Self {
-        let text = error.to_string();
-        match error.into_inner().map(|inner| inner.downcast::<postgres::Error>()) {
-            Some(Ok(error)) => StepError::Server(*error),
-            _ => StepError::Wrong(format!("COPY: {text}")),
-        }
-    }
+    Scratch,
+    Note,
 }
 
 pub struct Entry {
@@ -80,6 +60,19 @@ pub enum Planned {
     Transfer { id: i64, source: i32, target: i32, amount: i64 },
     Upsert { id: i64, key: String, on_conflict: bool },
     Read { id: i64, expected: Option<Row> },
+    Scratch { part: i64 },
+    Note(Note),
+}
+
+/// A user's row that is written, or deleted if it has no body.
+pub struct Note {
+    client: i32,
+    user: i64,
+    id: i64,
+    body: Option<String>,
+    /// Whether the user has the row already, and the ids of all the user's rows afterwards.
+    exists: bool,
+    after: Vec<i64>,
 }
 
 /// Draws the steps of one client.
@@ -87,11 +80,12 @@ pub struct Steps {
     client: i32,
     last_id: i64,
     without_upsert: bool,
+    has_users: bool,
 }
 
 impl Steps {
-    pub fn new(client: u32, without_upsert: bool) -> Self {
-        Steps { client: client as i32, last_id: first_id(client), without_upsert }
+    pub fn new(client: u32, without_upsert: bool, has_users: bool) -> Self {
+        Steps { client: client as i32, last_id: first_id(client), without_upsert, has_users }
     }
 
     /// Ids of different clients never meet, and no id is used twice.
@@ -101,6 +95,11 @@ impl Steps {
     }
 
     pub fn choose(&self, rng: &mut ChaCha8Rng, entries: usize) -> Step {
+        match rng.random_range(0..20) {
+            0 => return Step::Scratch,
+            1 | 2 if self.has_users => return Step::Note,
+            _ => {}
+        }
         match rng.random_range(0..100) {
             0..25 => Step::Transfer,
             25..40 => Step::InsertRow,
@@ -130,6 +129,8 @@ impl Steps {
                 let key = format!("key {}", rng.random_range(0..SHARED_KEYS));
                 Planned::Upsert { id: self.next_id(), key, on_conflict: !self.without_upsert }
             }
+            Step::Scratch => Planned::Scratch { part: self.next_id() },
+            Step::Note => self.plan_note(rng, current, changes),
             Step::Read => {
                 let id = rng.random_range(first_id(self.client as u32)..=self.last_id);
                 let id = if rng.random_ratio(1, 5) { id } else { self.pick(rng, current, changes).unwrap_or(id) };
@@ -176,6 +177,19 @@ impl Steps {
         Planned::Delete(ids.collect())
     }
 
+    fn plan_note(&self, rng: &mut ChaCha8Rng, current: &BTreeMap<Key, Row>, changes: &Changes) -> Planned {
+        let user = rng.random_range(0..USERS_PER_CLIENT);
+        let id = rng.random_range(1..=NOTE_IDS);
+        let mut after = truth::notes(user, current, changes);
+        let exists = after.contains(&id);
+        let body = rng.random_ratio(3, 4).then(|| value(rng));
+        match body {
+            Some(_) => after.insert(id),
+            None => after.remove(&id),
+        };
+        Planned::Note(Note { client: self.client, user, id, body, exists, after: after.into_iter().collect() })
+    }
+
     /// Inserts a key that exists, which must fail; the caller rolls the savepoint back.
     pub fn collide(
         &self,
@@ -183,14 +197,14 @@ impl Steps {
         rng: &mut ChaCha8Rng,
         current: &BTreeMap<Key, Row>,
         changes: &Changes,
-    ) -> Result<(), StepError> {
+    ) -> Result<(), Failure> {
         let Some(id) = self.pick(rng, current, changes) else { return Ok(()) };
         // Thousands of expected errors would hide the unexpected ones in the server's log; the setting ends with the savepoint.
         client.batch_execute("SET LOCAL log_min_messages = fatal")?;
         match client.execute("INSERT INTO entry VALUES ($1, $2, 0, 'duplicate', '')", &[&id, &self.client]) {
             Err(error) if sql::sqlstate(&error) == Some("23505") => Ok(()),
             Err(error) => Err(error.into()),
-            Ok(_) => Err(StepError::Wrong(format!("entry {id} was inserted although it exists"))),
+            Ok(_) => Err(Failure::Wrong(format!("entry {id} was inserted although it exists"))),
         }
     }
 }
@@ -198,7 +212,12 @@ impl Steps {
 impl Planned {
     pub fn apply_to(&self, changes: &mut Changes) {
         match self {
-            Planned::Nothing | Planned::Read { .. } => {}
+            // What an unlogged table has is gone after a crash.
+            Planned::Nothing | Planned::Read { .. } | Planned::Scratch { .. } => {}
+            Planned::Note(Note { user, id, body: Some(body), .. }) => {
+                changes.put(truth::note_key(*user, *id), Row { version: 0, payload: sql::digest(body), remark: 0 });
+            }
+            Planned::Note(Note { user, id, body: None, .. }) => changes.remove(truth::note_key(*user, *id)),
             Planned::Insert(entries) | Planned::Copy(entries) => {
                 entries.iter().for_each(|entry| changes.put((Table::Entry, entry.id), entry.row()));
             }
@@ -214,7 +233,7 @@ impl Planned {
         }
     }
 
-    pub fn execute(&self, client: &mut impl GenericClient) -> Result<(), StepError> {
+    pub fn execute(&self, client: &mut impl GenericClient) -> Result<(), Failure> {
         match self {
             Planned::Nothing => Ok(()),
             Planned::Insert(entries) => insert(client, entries),
@@ -240,11 +259,43 @@ impl Planned {
             }
             Planned::Upsert { id, key, on_conflict } => upsert(client, *id, key, *on_conflict),
             Planned::Read { id, expected } => read(client, *id, *expected),
+            Planned::Scratch { part } => {
+                let statement =
+                    "INSERT INTO scratch SELECT $1, number, repeat('s', number * 100) FROM generate_series(1, $2::int) number";
+                affected("INSERT of scratch rows", client.execute(statement, &[part, &SCRATCH_GROUP])?, SCRATCH_GROUP as usize)
+            }
+            Planned::Note(note) => note.execute(client),
         }
     }
 }
 
-fn insert(client: &mut impl GenericClient, entries: &[Entry]) -> Result<(), StepError> {
+impl Note {
+    /// As the user; then the user sees the own rows and no others.
+    fn execute(&self, client: &mut impl GenericClient) -> Result<(), Failure> {
+        client.batch_execute(&format!("SET LOCAL kalam.user_id = {}", sql::literal(&user_name(self.client, self.user))))?;
+        let (count, expected) = match &self.body {
+            Some(body) => {
+                let statement = "INSERT INTO note (id, body) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET body = excluded.body";
+                (client.execute(statement, &[&self.id, body])?, 1)
+            }
+            None => (client.execute("DELETE FROM note WHERE id = $1", &[&self.id])?, usize::from(self.exists)),
+        };
+        affected("change of a user's row", count, expected)?;
+        let found: Vec<i64> = client.query("SELECT id FROM note ORDER BY id", &[])?.iter().map(|row| row.get(0)).collect();
+        client.batch_execute("RESET kalam.user_id")?;
+        if found == self.after {
+            return Ok(());
+        }
+        Err(Failure::Wrong(format!("user {} of client {} sees {found:?} instead of {:?}", self.user, self.client, self.after)))
+    }
+}
+
+/// The name of one of a client's users; [`crate::verify`] takes it apart.
+pub fn user_name(client: i32, user: i64) -> String {
+    format!("writer {client} {user}")
+}
+
+fn insert(client: &mut impl GenericClient, entries: &[Entry]) -> Result<(), Failure> {
     let count = if let [entry] = entries {
         let Entry { id, client: owner, version, payload, remark } = entry;
         client.execute("INSERT INTO entry VALUES ($1, $2, $3, $4, $5)", &[id, owner, version, payload, remark])?
@@ -258,8 +309,8 @@ fn insert(client: &mut impl GenericClient, entries: &[Entry]) -> Result<(), Step
     affected("INSERT of entries", count, entries.len())
 }
 
-fn copy(client: &mut impl GenericClient, entries: &[Entry]) -> Result<(), StepError> {
-    let mut writer = client.copy_in("COPY entry FROM STDIN")?;
+fn copy(client: &mut impl GenericClient, entries: &[Entry]) -> Result<(), Failure> {
+    let mut writer = client.copy_in("COPY entry (id, client, version, payload, remark) FROM STDIN")?;
     for entry in entries {
         writeln!(writer, "{}\t{}\t{}\t{}\t{}", entry.id, entry.client, entry.version, entry.payload, entry.remark)?;
     }
@@ -270,7 +321,7 @@ fn copy(client: &mut impl GenericClient, entries: &[Entry]) -> Result<(), StepEr
     affected("COPY of entries", count, entries.len())
 }
 
-fn upsert(client: &mut impl GenericClient, id: i64, key: &str, on_conflict: bool) -> Result<(), StepError> {
+fn upsert(client: &mut impl GenericClient, id: i64, key: &str, on_conflict: bool) -> Result<(), Failure> {
     let alias = format!("alias of {key}");
     let count = if on_conflict {
         let statement = "INSERT INTO keyed VALUES ($1, $2, 0, 1) ON CONFLICT (key) DO UPDATE SET hits = keyed.hits + 1";
@@ -292,7 +343,7 @@ fn upsert(client: &mut impl GenericClient, id: i64, key: &str, on_conflict: bool
     affected("INSERT of a hit", client.execute("INSERT INTO hit VALUES ($1, $2)", &[&id, &key])?, 1)
 }
 
-fn read(client: &mut impl GenericClient, id: i64, expected: Option<Row>) -> Result<(), StepError> {
+fn read(client: &mut impl GenericClient, id: i64, expected: Option<Row>) -> Result<(), Failure> {
     let statement =
         format!("SELECT version, {}, {} FROM entry WHERE id = $1", sql::digest_sql("payload"), sql::digest_sql("remark"));
     let rows = client.query(&statement, &[&id])?;
@@ -300,15 +351,15 @@ fn read(client: &mut impl GenericClient, id: i64, expected: Option<Row>) -> Resu
     if found == expected.into_iter().collect::<Vec<_>>() {
         Ok(())
     } else {
-        Err(StepError::Wrong(format!("entry {id} read by its key: expected {expected:?}, found {found:?}")))
+        Err(Failure::Wrong(format!("entry {id} read by its key: expected {expected:?}, found {found:?}")))
     }
 }
 
-fn affected(what: &str, count: u64, expected: usize) -> Result<(), StepError> {
+fn affected(what: &str, count: u64, expected: usize) -> Result<(), Failure> {
     if count == expected as u64 {
         Ok(())
     } else {
-        Err(StepError::Wrong(format!("{what}: {count} rows affected instead of {expected}")))
+        Err(Failure::Wrong(format!("{what}: {count} rows affected instead of {expected}")))
     }
 }
 

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use kalamdb_tests::sql;
+use kalamdb_tests::ledger::{Resolution, Settled};
+use kalamdb_tests::{scans, sql};
 use postgres::{Client, GenericClient};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::ledger::{Key, Ledger, Resolution, Row, Settled, Table};
 use crate::schema;
 use crate::steps::owner_of;
+use crate::truth::{self, Key, Ledger, Row, Table};
 
 /// What a verification found out.
 #[derive(Debug, Default)]
@@ -72,11 +73,15 @@ pub fn check(db: &mut impl GenericClient, ledgers: &mut [&mut Ledger], orderly: 
         verified.settled.asynchronous_lost += settled.asynchronous_lost;
     }
     check_sums(db)?;
-    for table in schema::TABLES {
-        verified.index_scans += check_indexes(db, table)?;
+    check_scratch(db, orderly)?;
+    for table in schema::TABLES.into_iter().chain(["scratch"]) {
+        verified.index_scans += scans::compare_indexes(db, table)?;
+    }
+    if has_users(db)? {
+        check_users(db)?;
     }
     if amcheck {
-        check_with_amcheck(db)?;
+        scans::check_with_amcheck(db)?;
     }
     Ok(verified)
 }
@@ -101,18 +106,9 @@ pub fn check_storages(db: &mut Client) -> Result<()> {
     }
 }
 
-/// Allows only one kind of scan for the following statements.
-fn scan_with(db: &mut impl GenericClient, kind: &str) -> Result<()> {
-    for setting in ["seqscan", "indexscan", "indexonlyscan", "bitmapscan"] {
-        let on = if setting == kind || (kind == "indexonlyscan" && setting == "indexscan") { "on" } else { "off" };
-        db.batch_execute(&format!("SET enable_{setting} = {on}"))?;
-    }
-    Ok(())
-}
-
 /// Every row of every client by sequential scans; the last ledger is the maintenance client's.
 fn read_all(db: &mut impl GenericClient, clients: usize) -> Result<Vec<BTreeMap<Key, Row>>> {
-    scan_with(db, "seqscan")?;
+    scans::allow_only(db, "seqscan")?;
     let mut actual = vec![BTreeMap::new(); clients];
     let queries = [
         (
@@ -137,6 +133,9 @@ fn read_all(db: &mut impl GenericClient, clients: usize) -> Result<Vec<BTreeMap<
             ensure!(actual[owner].insert((table, id), content).is_none(), "{table:?} {id} is there twice");
         }
     }
+    if has_users(db)? {
+        read_notes(db, &mut actual)?;
+    }
     let names = db.query("SELECT relname::text FROM pg_class WHERE relname ~ '^churn_[0-9]+$' AND relkind = 'r'", &[])?;
     for name in names {
         let name: String = name.get(0);
@@ -149,8 +148,64 @@ fn read_all(db: &mut impl GenericClient, clients: usize) -> Result<Vec<BTreeMap<
     Ok(actual)
 }
 
+/// Whether there are user tables, which heap has not.
+fn has_users(db: &mut impl GenericClient) -> Result<bool> {
+    Ok(db.query_one("SELECT to_regclass('note') IS NOT NULL", &[])?.get(0))
+}
+
+/// The rows of all users, as those see them who may do without row security.
+fn read_notes(db: &mut impl GenericClient, actual: &mut [BTreeMap<Key, Row>]) -> Result<()> {
+    db.batch_execute("SET row_security = off")?;
+    let query = format!(
+        "SELECT split_part(_user_id, ' ', 2)::int, split_part(_user_id, ' ', 3)::bigint, id, {} FROM note",
+        sql::digest_sql("body")
+    );
+    for row in db.query(&query, &[])? {
+        let key = truth::note_key(row.get(1), row.get(2));
+        let content = Row { version: 0, payload: row.get(3), remark: 0 };
+        let client: i32 = row.get(0);
+        ensure!(actual[client as usize].insert(key, content).is_none(), "row {key:?} of client {client} is there twice");
+    }
+    db.batch_execute("RESET row_security")?;
+    Ok(())
+}
+
+/// Each user sees by every kind of scan what all users' rows say of this one.
+fn check_users(db: &mut impl GenericClient) -> Result<()> {
+    let summary = "count(*), coalesce(sum(hashtextextended(concat_ws(' ', _user_id, id, body), 0)::numeric), 0)::text";
+    db.batch_execute("SET row_security = off")?;
+    let users = db.query(&format!("SELECT _user_id, {summary} FROM note GROUP BY 1"), &[])?;
+    db.batch_execute("RESET row_security")?;
+    for user in users {
+        let (name, rows, digest): (String, i64, String) = (user.get(0), user.get(1), user.get(2));
+        for kind in ["seqscan", "indexscan", "bitmapscan"] {
+            scans::allow_only(db, kind)?;
+            db.batch_execute(&format!("SET kalam.user_id = {}", sql::literal(&name)))?;
+            let own = db.query_one(&format!("SELECT {summary} FROM note WHERE id IS NOT NULL"), &[])?;
+            let found: (i64, String) = (own.get(0), own.get(1));
+            ensure!(found == (rows, digest.clone()), "user {name:?} by {kind} sees {found:?}, of all rows have {rows} {digest}");
+        }
+    }
+    db.batch_execute("RESET ALL")?;
+    Ok(())
+}
+
+/// An unlogged table is empty after a crash; without one it has whole groups.
+fn check_scratch(db: &mut impl GenericClient, orderly: bool) -> Result<()> {
+    let query = "SELECT count(*), count(*) FILTER (WHERE number = $1), coalesce(sum(number), 0)::bigint FROM scratch";
+    let row = db.query_one(query, &[&schema::SCRATCH_GROUP])?;
+    let (rows, groups, sum): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+    let group = i64::from(schema::SCRATCH_GROUP);
+    ensure!(orderly || rows == 0, "the unlogged table has {rows} rows after a crash");
+    ensure!(
+        rows == groups * group && sum == groups * group * (group + 1) / 2,
+        "the unlogged table has {rows} rows of {groups} groups, their numbers sum to {sum}"
+    );
+    Ok(())
+}
+
 fn check_sums(db: &mut impl GenericClient) -> Result<()> {
-    scan_with(db, "seqscan")?;
+    scans::allow_only(db, "seqscan")?;
     let row = db.query_one("SELECT count(*), sum(balance)::bigint FROM account", &[])?;
     let (accounts, total): (i64, i64) = (row.get(0), row.get(1));
     let expected = i64::from(schema::ACCOUNTS) * schema::OPENING_BALANCE;
@@ -178,73 +233,6 @@ fn check_sums(db: &mut impl GenericClient) -> Result<()> {
         let key: String = row.get(0);
         let numbers: Vec<Option<i64>> = (1..5).map(|column| row.get(column)).collect();
         bail!("upserted {key:?}: hits, opening hits, rows in hit and rows in keyed are {numbers:?}");
-    }
-    Ok(())
-}
-
-/// Count and content through every index and kind of index scan equal those of a sequential scan.
-fn check_indexes(db: &mut impl GenericClient, table: &str) -> Result<usize> {
-    let indexes = db.query(
-        "SELECT c.relname::text, m.amname::text, a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-         JOIN pg_am m ON m.oid = c.relam JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = 1
-         WHERE i.indrelid = $1::text::regclass ORDER BY 1",
-        &[&table],
-    )?;
-    let content = "count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text";
-    scan_with(db, "seqscan")?;
-    let by_table = summary(db, &format!("SELECT {content} FROM {table} t"))?;
-    let mut compared = 0;
-    for index in indexes {
-        let (name, kind, column): (String, String, String) = (index.get(0), index.get(1), index.get(2));
-        let scans: &[&str] = if kind == "hash" { &["indexscan"] } else { &["indexscan", "indexonlyscan", "bitmapscan"] };
-        for scan in scans {
-            scan_with(db, scan)?;
-            let query = match (kind.as_str(), *scan) {
-                // A hash index can only look up single values.
-                ("hash", _) => {
-                    format!("SELECT {content} FROM (SELECT {column} FROM {table} OFFSET 0) v JOIN {table} t USING ({column})")
-                }
-                (_, "indexonlyscan") => format!("SELECT count(*), '' FROM {table} t WHERE {column} IS NOT NULL"),
-                _ => format!("SELECT {content} FROM {table} t WHERE {column} IS NOT NULL"),
-            };
-            if kind == "hash" {
-                db.batch_execute(
-                    "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; SET enable_memoize = off",
-                )?;
-            }
-            let plan: String =
-                db.query(&format!("EXPLAIN {query}"), &[])?.iter().map(|row| row.get::<_, String>(0) + "\n").collect();
-            if !plan.contains(&name) {
-                // Small tables have no statistics problem here: the other scans are off. Only a missing capability hides the index.
-                ensure!(*scan == "bitmapscan", "index {name} is not used for a {scan}:\n{plan}");
-                continue;
-            }
-            let by_index = summary(db, &query)?;
-            let same = by_index.0 == by_table.0 && (*scan == "indexonlyscan" || by_index.1 == by_table.1);
-            ensure!(same, "{table} by {scan} of {name}: {by_index:?}, by sequential scan: {by_table:?}");
-            compared += 1;
-        }
-    }
-    db.batch_execute("RESET ALL")?;
-    Ok(compared)
-}
-
-fn summary(db: &mut impl GenericClient, query: &str) -> Result<(i64, String)> {
-    let row = db.query_one(query, &[])?;
-    Ok((row.get(0), row.get(1)))
-}
-
-/// Postgres' own index checker: structure, and that every visible row has its index entry.
-fn check_with_amcheck(db: &mut impl GenericClient) -> Result<()> {
-    let indexes = db.query(
-        "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
-         WHERE m.amname = 'btree' AND i.indrelid >= 16384 AND i.indisvalid AND c.relnamespace = 'public'::regnamespace",
-        &[],
-    )?;
-    for index in indexes {
-        let name: String = index.get(0);
-        let statement = format!("SELECT bt_index_check({}::regclass, true)", sql::literal(&name));
-        db.execute(&statement, &[]).map_err(|error| anyhow::anyhow!("amcheck of {name}: {}", sql::describe(&error)))?;
     }
     Ok(())
 }

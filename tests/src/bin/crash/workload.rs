@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use kalamdb_tests::failure::Failure;
+use kalamdb_tests::ledger::Resolution;
 use kalamdb_tests::sql;
 use postgres::{Client, GenericClient, NoTls};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::ledger::{Changes, Ledger, PreparedTransaction, Resolution, Table};
-use crate::steps::{Step, StepError, Steps};
+use crate::steps::{Step, Steps};
+use crate::truth::{self, Changes, Ledger, PreparedTransaction};
 
 /// Parts of the workload that can be left out while an access method does not have them yet.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,44 +42,6 @@ pub enum Ending {
     Wrong(String),
 }
 
-/// Why a transaction did not go through.
-enum Failure {
-    /// The server rolled it back for a reason that a client must expect, such as a deadlock.
-    Aborted,
-    /// The session's round is over; when the last statement was a commit, `in_doubt` says whether it may have happened.
-    Disconnected {
-        why: String,
-        in_doubt: bool,
-    },
-    Wrong(String),
-}
-
-impl From<postgres::Error> for Failure {
-    fn from(error: postgres::Error) -> Self {
-        let state = sql::sqlstate(&error).unwrap_or("");
-        let text = sql::describe(&error);
-        match state {
-            "40P01" | "40001" => Failure::Aborted,
-            // The server goes down, or the engine behind it does: both end the session's round, and the driver knows whether it struck.
-            "" => Failure::Disconnected { why: text, in_doubt: true },
-            _ if ["57P", "58", "08"].iter().any(|class| state.starts_with(class)) => {
-                // An ERROR means rolled back; after FATAL or a broken connection nobody knows.
-                Failure::Disconnected { why: text, in_doubt: sql::session_is_over(&error) }
-            }
-            _ => Failure::Wrong(text),
-        }
-    }
-}
-
-impl From<StepError> for Failure {
-    fn from(error: StepError) -> Self {
-        match error {
-            StepError::Server(error) => error.into(),
-            StepError::Wrong(text) => Failure::Wrong(text),
-        }
-    }
-}
-
 /// One writing client; it lives through all rounds.
 pub struct Writer {
     pub number: u32,
@@ -90,10 +54,10 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(number: u32, seed: u64, asynchronous: bool, skips: Skips) -> Self {
+    pub fn new(number: u32, seed: u64, asynchronous: bool, skips: Skips, has_users: bool) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::from(number) + 1);
-        Writer { number, ledger: Ledger::default(), steps: Steps::new(number, skips.upsert), rng, asynchronous, skips }
+        Writer { number, ledger: Ledger::default(), steps: Steps::new(number, skips.upsert, has_users), rng, asynchronous, skips }
     }
 
     /// Runs transactions until told to stop or until the session ends.
@@ -139,7 +103,7 @@ impl Writer {
         planned.apply_to(&mut changes);
         self.ledger.attempt(changes);
         let result = planned.execute(client);
-        self.conclude(result.map_err(Failure::from))
+        self.conclude(result)
     }
 
     /// Several steps in a transaction block, some inside savepoints that are rolled back, sometimes all of it rolled back.
@@ -160,7 +124,7 @@ impl Writer {
 
     fn step_or_savepoint(&mut self, client: &mut impl GenericClient, changes: &mut Changes, depth: u32) -> Result<(), Failure> {
         if depth == 3 || !self.rng.random_ratio(1, 4) {
-            let step = self.steps.choose(&mut self.rng, self.ledger.entries());
+            let step = self.steps.choose(&mut self.rng, truth::entries(&self.ledger));
             let planned = self.steps.plan(step, &mut self.rng, self.ledger.current(), changes);
             planned.execute(client)?;
             planned.apply_to(changes);
@@ -225,105 +189,11 @@ impl Writer {
 }
 
 /// Writes down how an attempted commit ended.
-fn conclude(ledger: &mut Ledger, result: Result<(), Failure>, durable: bool) -> Result<(), Failure> {
+pub fn conclude(ledger: &mut Ledger, result: Result<(), Failure>, durable: bool) -> Result<(), Failure> {
     match &result {
         Ok(()) => ledger.acknowledge(durable),
         Err(Failure::Disconnected { in_doubt: true, .. }) => {}
         Err(_) => ledger.withdraw(),
     }
     result
-}
-
-/// The client that vacuums, checkpoints, and makes and drops whole tables while the others write.
-pub struct Maintainer {
-    pub ledger: Ledger,
-    method: String,
-    next_table: i64,
-    rng: ChaCha8Rng,
-}
-
-impl Maintainer {
-    pub fn new(seed: u64, method: &str) -> Self {
-        Maintainer { ledger: Ledger::default(), method: method.into(), next_table: 0, rng: ChaCha8Rng::seed_from_u64(seed) }
-    }
-
-    pub fn run(&mut self, configuration: &postgres::Config, signals: &Signals) -> Ending {
-        let mut client = match configuration.connect(NoTls) {
-            Ok(client) => client,
-            Err(error) => return Ending::Wrong(format!("cannot connect: {}", sql::describe(&error))),
-        };
-        signals.connected.fetch_add(1, Ordering::SeqCst);
-        while !signals.stop.load(Ordering::SeqCst) {
-            let result = match self.rng.random_range(0..10) {
-                0..3 => self.vacuum(&mut client),
-                3..6 => self.cool(&mut client),
-                6 => client.batch_execute("CHECKPOINT").map_err(Failure::from),
-                _ => self.churn(&mut client),
-            };
-            match result {
-                Ok(()) | Err(Failure::Aborted) => {}
-                Err(Failure::Disconnected { why, .. }) => return Ending::Disconnected { at: Instant::now(), why },
-                Err(Failure::Wrong(text)) => return Ending::Wrong(text),
-            }
-            std::thread::sleep(Duration::from_millis(self.rng.random_range(5..120)));
-        }
-        Ending::Stopped
-    }
-
-    fn vacuum(&mut self, client: &mut Client) -> Result<(), Failure> {
-        let verb = *["VACUUM", "VACUUM (FREEZE)", "VACUUM (ANALYZE)", "ANALYZE"].choose(&mut self.rng).expect("not empty");
-        let table = *crate::schema::TABLES.choose(&mut self.rng).expect("not empty");
-        Ok(client.batch_execute(&format!("{verb} {table}"))?)
-    }
-
-    /// Moves rows into segments, or writes segments anew. Whoever locks the table for long is waited for another time.
-    fn cool(&mut self, client: &mut Client) -> Result<(), Failure> {
-        if self.method == "heap" {
-            return self.vacuum(client);
-        }
-        let what = *["flush_now", "flush_now", "compact_now"].choose(&mut self.rng).expect("not empty");
-        let table = *crate::schema::TABLES.choose(&mut self.rng).expect("not empty");
-        match client.batch_execute(&format!("SELECT {what}('{table}')")) {
-            Err(error) if sql::sqlstate(&error) == Some("55P03") => Ok(()),
-            result => Ok(result?),
-        }
-    }
-
-    /// Makes a table with rows, or empties and refills or drops an old one, in one transaction that is committed or rolled back.
-    fn churn(&mut self, client: &mut Client) -> Result<(), Failure> {
-        let tables: Vec<i64> = self.ledger.current().keys().filter(|key| key.0 == Table::Churn).map(|key| key.1).collect();
-        let mut changes = Changes::default();
-        let rows = self.rng.random_range(0..400);
-        let table = match tables.choose(&mut self.rng) {
-            Some(table) if tables.len() > 6 || self.rng.random_ratio(1, 3) => *table,
-            _ => {
-                self.next_table += 1;
-                self.next_table
-            }
-        };
-        let name = format!("churn_{table}");
-        let fill = format!("SELECT id, repeat('x', (id * 37 % 3000)::int) AS filler FROM generate_series(1::bigint, {rows}) id");
-        let row = crate::verify::churn_row(rows);
-        let mut transaction = client.transaction()?;
-        if !tables.contains(&table) {
-            transaction.batch_execute(&format!(
-                "CREATE TABLE {name} USING {} AS {fill}; ALTER TABLE {name} ADD PRIMARY KEY (id)",
-                self.method
-            ))?;
-            changes.put((Table::Churn, table), row);
-        } else if tables.len() <= 6 && self.rng.random() {
-            transaction.batch_execute(&format!("TRUNCATE {name}; INSERT INTO {name} {fill}"))?;
-            changes.put((Table::Churn, table), row);
-        } else {
-            transaction.batch_execute(&format!("DROP TABLE {name}"))?;
-            changes.remove((Table::Churn, table));
-        }
-        if self.rng.random_ratio(1, 4) {
-            transaction.rollback()?;
-            return Ok(());
-        }
-        self.ledger.attempt(changes);
-        let committed = transaction.commit();
-        conclude(&mut self.ledger, committed.map_err(Failure::from), true)
-    }
 }

@@ -19,7 +19,7 @@ use crate::link::{Link, Way};
 const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
 
 /// A bucket of its own on the server, and the way to it.
-struct Bucket {
+pub struct Bucket {
     server: String,
     name: String,
     link: Link,
@@ -27,7 +27,7 @@ struct Bucket {
 
 impl Bucket {
     /// None without a server.
-    fn new() -> Result<Option<Bucket>> {
+    pub fn new() -> Result<Option<Bucket>> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let Ok(server) = std::env::var("OBJECT_STORE") else { return Ok(None) };
         let name = format!("kalamdb-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -63,7 +63,7 @@ impl Bucket {
     }
 
     /// Makes the storage "archive" of it.
-    fn create_storage(&self, client: &mut Client) -> Result<()> {
+    pub fn create_storage(&self, client: &mut Client) -> Result<()> {
         let options = format!(
             r#"{{"endpoint": "http://{}", "allow_http": true, "access_key_id": "key", "secret_access_key": "hush-hush",
                 "timeout": "2 s", "retries": 1, "retry_timeout": "2 s"}}"#,

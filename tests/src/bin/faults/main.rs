@@ -9,6 +9,7 @@ mod configuration;
 mod disk;
 mod jobs;
 mod link;
+mod segments;
 mod store;
 
 use std::process::ExitCode;
@@ -37,12 +38,14 @@ pub enum Outcome {
 type Fault = fn(&Installation) -> Result<Outcome>;
 
 /// The longest first.
-const FAULTS: [(&str, Fault); 17] = [
+const FAULTS: [(&str, Fault); 19] = [
     ("store_full", disk::store_full),
     ("disk_full", disk::disk_full),
     ("bucket_unreachable", bucket::unreachable),
     ("bucket_objects_damaged", bucket::damaged),
     ("bucket_round_trip", bucket::round_trip),
+    ("manifest_lost", segments::manifest_lost),
+    ("uncommitted_files", segments::uncommitted_files),
     ("missing_rights", store::missing_rights),
     ("two_servers", store::two_servers),
     ("job_killed", jobs::job_killed),

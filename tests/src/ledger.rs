@@ -4,46 +4,33 @@
 //! of acknowledged transactions may be lost, but only from the end: the database must equal the state after some prefix of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 
 use anyhow::{Result, bail};
 
-/// Which table a row lives in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Table {
-    Entry,
-    Transfer,
-    Hit,
-    /// Not a row: a whole table that the maintenance client made.
-    Churn,
+/// The net effect of a transaction: `None` is a row that it removes. `K` identifies a row, `R` its content.
+#[derive(Debug, Clone)]
+pub struct Changes<K, R>(pub BTreeMap<K, Option<R>>);
+
+impl<K, R> Default for Changes<K, R> {
+    fn default() -> Self {
+        Changes(BTreeMap::new())
+    }
 }
 
-pub type Key = (Table, i64);
-
-/// What identifies a row's content; the texts are represented by digests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    pub version: i32,
-    pub payload: i64,
-    pub remark: i64,
-}
-
-/// The net effect of a transaction: `None` is a row that it removes.
-#[derive(Debug, Clone, Default)]
-pub struct Changes(pub BTreeMap<Key, Option<Row>>);
-
-impl Changes {
-    pub fn put(&mut self, key: Key, row: Row) {
+impl<K: Ord, R> Changes<K, R> {
+    pub fn put(&mut self, key: K, row: R) {
         self.0.insert(key, Some(row));
     }
 
-    pub fn remove(&mut self, key: Key) {
+    pub fn remove(&mut self, key: K) {
         self.0.insert(key, None);
     }
 }
 
 #[derive(Debug, Clone)]
-struct Pending {
-    changes: Changes,
+struct Pending<K, R> {
+    changes: Changes<K, R>,
     acknowledged: bool,
 }
 
@@ -58,20 +45,26 @@ pub enum Resolution {
 }
 
 #[derive(Debug, Clone)]
-pub struct PreparedTransaction {
+pub struct PreparedTransaction<K, R> {
     pub name: String,
-    pub changes: Changes,
+    pub changes: Changes<K, R>,
     pub state: Resolution,
 }
 
-#[derive(Debug, Clone, Default)]
-pub struct Ledger {
+#[derive(Debug, Clone)]
+pub struct Ledger<K, R> {
     /// Certainly durable.
-    base: BTreeMap<Key, Row>,
+    base: BTreeMap<K, R>,
     /// `base` with everything acknowledged since: what the client's next transaction sees.
-    current: BTreeMap<Key, Row>,
-    pending: Vec<Pending>,
-    pub prepared: Option<PreparedTransaction>,
+    current: BTreeMap<K, R>,
+    pending: Vec<Pending<K, R>>,
+    pub prepared: Option<PreparedTransaction<K, R>>,
+}
+
+impl<K, R> Default for Ledger<K, R> {
+    fn default() -> Self {
+        Ledger { base: BTreeMap::new(), current: BTreeMap::new(), pending: Vec::new(), prepared: None }
+    }
 }
 
 /// How the open question of a crash was answered.
@@ -83,7 +76,7 @@ pub struct Settled {
     pub asynchronous_lost: usize,
 }
 
-fn apply(rows: &mut BTreeMap<Key, Row>, changes: &Changes) {
+fn apply<K: Ord + Copy, R: Copy>(rows: &mut BTreeMap<K, R>, changes: &Changes<K, R>) {
     for (key, row) in &changes.0 {
         match row {
             Some(row) => rows.insert(*key, *row),
@@ -92,17 +85,13 @@ fn apply(rows: &mut BTreeMap<Key, Row>, changes: &Changes) {
     }
 }
 
-impl Ledger {
-    pub fn current(&self) -> &BTreeMap<Key, Row> {
+impl<K: Ord + Copy + Debug, R: Copy + PartialEq + Debug> Ledger<K, R> {
+    pub fn current(&self) -> &BTreeMap<K, R> {
         &self.current
     }
 
-    pub fn entries(&self) -> usize {
-        self.current.range((Table::Entry, i64::MIN)..=(Table::Entry, i64::MAX)).count()
-    }
-
     /// The commit is about to be sent: from here on it may happen.
-    pub fn attempt(&mut self, changes: Changes) {
+    pub fn attempt(&mut self, changes: Changes<K, R>) {
         self.pending.push(Pending { changes, acknowledged: false });
     }
 
@@ -124,23 +113,23 @@ impl Ledger {
     }
 
     /// Something durable happened outside of the client's own attempts (a prepared transaction was committed).
-    pub fn adopt(&mut self, changes: &Changes) {
+    pub fn adopt(&mut self, changes: &Changes<K, R>) {
         apply(&mut self.current, changes);
         apply(&mut self.base, changes);
     }
 
-    /// Forgets all rows of a table that was emptied on purpose.
-    pub fn forget(&mut self, table: Table) {
-        self.base.retain(|key, _| key.0 != table);
-        self.current.retain(|key, _| key.0 != table);
+    /// Forgets rows that were removed on purpose.
+    pub fn forget(&mut self, is_gone: impl Fn(&K) -> bool) {
+        self.base.retain(|key, _| !is_gone(key));
+        self.current.retain(|key, _| !is_gone(key));
     }
 
     /// Finds the prefix of the pending transactions that explains `actual`, and takes it as the new truth.
-    pub fn settle(&mut self, actual: &BTreeMap<Key, Row>, acknowledged_must_be_there: bool) -> Result<Settled> {
+    pub fn settle(&mut self, actual: &BTreeMap<K, R>, acknowledged_must_be_there: bool) -> Result<Settled> {
         let acknowledged = self.pending.iter().filter(|pending| pending.acknowledged).count();
         let mut expected = self.base.clone();
-        let keys: BTreeSet<Key> = expected.keys().chain(actual.keys()).copied().collect();
-        let mut differing: BTreeSet<Key> = keys.into_iter().filter(|key| expected.get(key) != actual.get(key)).collect();
+        let keys: BTreeSet<K> = expected.keys().chain(actual.keys()).copied().collect();
+        let mut differing: BTreeSet<K> = keys.into_iter().filter(|key| expected.get(key) != actual.get(key)).collect();
         let mut fits = differing.is_empty().then_some(0);
         let mut nearest = (0, differing.clone());
         for (index, pending) in self.pending.iter().enumerate() {
@@ -176,7 +165,7 @@ impl Ledger {
         Ok(settled)
     }
 
-    fn explain(&self, actual: &BTreeMap<Key, Row>, prefix: usize, differing: &BTreeSet<Key>) -> String {
+    fn explain(&self, actual: &BTreeMap<K, R>, prefix: usize, differing: &BTreeSet<K>) -> String {
         let mut text = format!(
             "no prefix of the {} pending transactions explains the table ({} acknowledged durable rows, {} found); after {prefix} of them {} rows differ:",
             self.pending.len(),
@@ -201,19 +190,15 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn row(version: i32) -> Row {
-        Row { version, payload: 0, remark: 0 }
+    fn changes(rows: &[(i64, Option<i32>)]) -> Changes<i64, i32> {
+        Changes(rows.iter().map(|(id, version)| (*id, *version)).collect())
     }
 
-    fn changes(rows: &[(i64, Option<i32>)]) -> Changes {
-        Changes(rows.iter().map(|(id, version)| ((Table::Entry, *id), version.map(row))).collect())
+    fn state(rows: &[(i64, i32)]) -> BTreeMap<i64, i32> {
+        rows.iter().map(|(id, version)| (*id, *version)).collect()
     }
 
-    fn state(rows: &[(i64, i32)]) -> BTreeMap<Key, Row> {
-        rows.iter().map(|(id, version)| ((Table::Entry, *id), row(*version))).collect()
-    }
-
-    fn ledger() -> Ledger {
+    fn ledger() -> Ledger<i64, i32> {
         let mut ledger = Ledger::default();
         ledger.attempt(changes(&[(1, Some(1)), (2, Some(1))]));
         ledger.acknowledge(true);

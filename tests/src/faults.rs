@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::process::{self, Process};
+use crate::{Cluster, StopMode};
 use anyhow::{Context, Result, bail, ensure};
-use kalamdb_tests::process::{self, Process};
-use kalamdb_tests::{Cluster, StopMode};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;

@@ -1,0 +1,62 @@
+//! Erasing a user: every row in every user table, those that are kept after a deletion, and the account, in one transaction. What
+//! is left on disk then is for the job `UC`.
+
+use pgrx::pg_sys;
+use pgrx::spi::Spi;
+use serde_json::{Map, Value};
+
+use super::{failed, user_tables};
+use crate::error::SqlError;
+use crate::ffi::sql::{query, query_one};
+use crate::history;
+use crate::identity::audit::Event;
+use crate::identity::control_table::Lasts;
+use crate::identity::session::act_as;
+
+/// What the extension itself has of a user beside the rows.
+const ACCOUNT_TABLES: [(&str, &str); 3] =
+    [("kalam.user_accounts", "name"), ("kalam.login_attempts", "name"), ("kalam.user_storages", "user_name")];
+
+/// Deletes every row of a user in every user table, and the account; returns how many rows of which table. The caller has seen to it
+/// that no trigger runs and that the session does not see the rows of all users.
+///
+/// # Errors
+/// Those of the statements.
+pub fn erase(user: &str) -> Result<Vec<(pg_sys::Oid, i64)>, SqlError> {
+    let _keep_nothing = history::Suspended::begin();
+    let mut erased = Vec::new();
+    let mut counts = Map::new();
+    for (oid, table) in user_tables()? {
+        let statement = format!(
+            "WITH gone AS (DELETE FROM {table} t WHERE t._user_id = $1 RETURNING 1) SELECT pg_catalog.count(*) FROM gone"
+        );
+        let gone = act_as(user, || Spi::get_one_with_args::<i64>(&statement, &[user.into()])).map_err(failed)?;
+        if let Some(rows @ 1..) = gone {
+            erased.push((oid, rows));
+            counts.insert(table, rows.into());
+        }
+    }
+    let kept = erase_kept(user);
+    for (table, column) in ACCOUNT_TABLES {
+        query(&format!("DELETE FROM {table} WHERE {column} = $1"), &[Some(user)]);
+    }
+    query(
+        "INSERT INTO kalam.user_erasure (user_name, rows, kept_rows) VALUES ($1, $2::jsonb, $3::bigint)",
+        &[Some(user), Some(&Value::Object(counts.clone()).to_string()), Some(&kept.to_string())],
+    );
+    Event::about("erase_user", user).with("rows", counts).with("kept", kept).record(Lasts::WithTransaction)?;
+    Ok(erased)
+}
+
+/// Erases entries with deleted rows of a user; returns how many. Each has the rows of one transaction.
+pub fn erase_kept(user: &str) -> u64 {
+    query_one(
+        "WITH gone AS (
+             DELETE FROM kalam.deleted_rows
+             WHERE user_id = pg_catalog.convert_to($1, pg_catalog.getdatabaseencoding()) RETURNING 1
+         ) SELECT pg_catalog.count(*)::text FROM gone",
+        &[Some(user)],
+    )
+    .and_then(|count| count.parse().ok())
+    .unwrap_or(0)
+}
