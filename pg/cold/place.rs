@@ -4,14 +4,14 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use kalamdb_engine::Result;
 use kalamdb_engine::cold::{FilePlace, LOCAL, segment_file_name};
 use kalamdb_engine::location::{Definition, Location, Names};
 use kalamdb_engine::page::Page;
+use kalamdb_engine::{Error, ErrorKind, Result};
 use pgrx::pg_sys;
 
 use super::table::Table;
-use crate::error::OrRaise;
+use crate::error::{OrRaise, SqlError};
 use crate::gate;
 use crate::storages;
 use crate::tableam::storage::relation_name;
@@ -78,7 +78,19 @@ impl Target {
         let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
         let place = FilePlace { database, location: self.location.name().to_owned(), path };
         table.client().announce_file(segment, place.clone())?;
-        self.location.put(draft, &place.path, &table.wait)?;
+        self.location.put(draft, &place.path, &table.wait).map_err(|error| self.without_user(error))?;
         Ok(place)
+    }
+
+    /// An error that does not say whose rows were to be stored: the path does, and the table's owner reads what became of a job.
+    fn without_user(&self, error: Error) -> Error {
+        if self.user.is_none() || error.kind() == ErrorKind::Cancelled {
+            return error;
+        }
+        let (kind, storage) = (error.kind(), self.location.name().to_owned());
+        SqlError::from(error).log(pgrx::PgLogLevel::LOG);
+        Error::new(kind, format!("could not write rows of a user to storage \"{storage}\""))
+            .with_detail("The server's log has the path and the reason.")
+            .with_hint("The work can be repeated when kalam.storage_check() says that the storage is healthy.")
     }
 }

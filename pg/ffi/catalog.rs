@@ -6,6 +6,8 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
+use crate::error::{SqlError, raise};
+
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" {
     #[cfg(feature = "pg15")]
@@ -156,4 +158,46 @@ pub fn as_superuser<R>(run: impl FnOnce() -> R) -> R {
         pg_sys::SetUserIdAndSecContext(user, context);
         result
     }
+}
+
+/// Runs a function on a table, whose quoted name it gets, with the rights of the table's owner: what the owner has defined for it, as
+/// triggers, casts and expressions, must not run with the rights of whoever asks. None if the table is gone.
+///
+/// The lock is kept to the end of the transaction, so that nobody puts another relation in the table's place. An ERROR ends the
+/// subtransaction at least, and Postgres itself takes the rights back then.
+pub fn as_owner<R>(oid: pg_sys::Oid, lock: u32, run: impl FnOnce(&str) -> R) -> Option<R> {
+    let mut user = pg_sys::InvalidOid;
+    let mut context = 0;
+    // SAFETY: the relation is open while it is read; what is saved is set again below, and the nesting level undoes settings.
+    unsafe {
+        let rel = pg_sys::try_relation_open(oid, lock as pg_sys::LOCKMODE);
+        if rel.is_null() {
+            return None;
+        }
+        let class = &*(*rel).rd_rel;
+        let schema = take_text(pg_sys::get_namespace_name(class.relnamespace)).unwrap_or_default();
+        let table = text_of(class.relname.data.as_ptr());
+        let (owner, is_filtered) = (class.relowner, class.relrowsecurity && class.relforcerowsecurity);
+        pg_sys::relation_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
+        if is_filtered {
+            raise(
+                SqlError::prerequisite(format!("row-level security is forced on table \"{table}\""))
+                    .with_detail("The policies would hide rows from the table's owner, and so from what is to be done with them.")
+                    .with_hint("ALTER TABLE ... NO FORCE ROW LEVEL SECURITY; user tables keep users apart without policies."),
+            );
+        }
+        pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
+        let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+        pg_sys::SetUserIdAndSecContext(owner, context | restricted as i32);
+        let level = pg_sys::NewGUCNestLevel();
+        let result = run(&format!("{}.{}", quoted_name(&schema), quoted_name(&table)));
+        pg_sys::AtEOXact_GUC(false, level);
+        pg_sys::SetUserIdAndSecContext(user, context);
+        Some(result)
+    }
+}
+
+/// A name as SQL has it.
+fn quoted_name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }

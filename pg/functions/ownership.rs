@@ -6,7 +6,7 @@ use pgrx::spi::Spi;
 use pgrx::{PgXactCallbackEvent, register_xact_callback};
 use serde_json::json;
 
-use crate::error::{OrRaise, SqlError};
+use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::catalog;
 use crate::identity::account::{Rank, current_rank, require_rank};
 use crate::identity::audit::Event;
@@ -39,12 +39,16 @@ fn user_usage(user: Option<&str>) -> TableIterator<'static, (name!(relation, pg_
 
 fn usage(user: &str) -> Result<Vec<(pg_sys::Oid, i64, i64)>, SqlError> {
     let mut found = Vec::new();
-    for (oid, table) in user_tables()? {
-        let query = format!(
-            "SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.pg_column_size(t.*)), 0)::bigint \
-             FROM {table} t WHERE t._user_id = $1"
-        );
-        let (rows, bytes) = act_as(user, || Spi::get_two_with_args::<i64, i64>(&query, &[user.into()])).map_err(failed)?;
+    for (oid, _) in user_tables()? {
+        let count = |table: &str| {
+            let query = format!(
+                "SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.pg_column_size(t.*)), 0)::bigint \
+                 FROM {table} t WHERE t._user_id = $1"
+            );
+            act_as(user, || Spi::get_two_with_args::<i64, i64>(&query, &[user.into()]))
+        };
+        let Some(counts) = catalog::as_owner(oid, pg_sys::AccessShareLock, count) else { continue };
+        let (rows, bytes) = counts.map_err(failed)?;
         if let (Some(rows @ 1..), Some(bytes)) = (rows, bytes) {
             found.push((oid, rows, bytes));
         }
@@ -63,19 +67,21 @@ fn user_rows(user: Option<&str>) -> TableIterator<'static, (name!(relation, pg_s
 
 fn rows(user: &str) -> Result<Vec<(pg_sys::Oid, String)>, SqlError> {
     let mut found = Vec::new();
-    for (oid, table) in user_tables()? {
-        let query = format!("SELECT pg_catalog.row_to_json(t)::text FROM {table} t WHERE t._user_id = $1");
-        let read = || {
-            Spi::connect(|client| {
-                for row in client.select(query.as_str(), None, &[user.into()])? {
-                    if let Some(json) = row.get(1)? {
-                        found.push((oid, json));
+    for (oid, _) in user_tables()? {
+        let read = |table: &str| {
+            let query = format!("SELECT pg_catalog.row_to_json(t)::text FROM {table} t WHERE t._user_id = $1");
+            act_as(user, || {
+                Spi::connect(|client| {
+                    for row in client.select(query.as_str(), None, &[user.into()])? {
+                        if let Some(json) = row.get(1)? {
+                            found.push((oid, json));
+                        }
                     }
-                }
-                Ok(())
+                    Ok(())
+                })
             })
         };
-        act_as(user, read).map_err(failed)?;
+        catalog::as_owner(oid, pg_sys::AccessShareLock, read).transpose().map_err(failed)?;
     }
     Ok(found)
 }
@@ -85,6 +91,14 @@ fn rows(user: &str) -> Result<Vec<(pg_sys::Oid, String)>, SqlError> {
 fn erase_user(user: Option<&str>) -> TableIterator<'static, (name!(relation, pg_sys::Oid), name!(rows, i64))> {
     let user = user.unwrap_or_default();
     require_may_erase(user).or_raise();
+    // SAFETY: a setting of the transaction.
+    if unsafe { pg_sys::XactIsoLevel } as u32 >= pg_sys::XACT_REPEATABLE_READ {
+        raise(
+            SqlError::prerequisite("a user cannot be erased in a REPEATABLE READ or SERIALIZABLE transaction")
+                .with_detail("Rows that came since its snapshot would stay.")
+                .with_hint("Use READ COMMITTED."),
+        );
+    }
     let rows = erase::erase(user).or_raise();
     register_xact_callback(PgXactCallbackEvent::Commit, request::ask_to_keep_house);
     TableIterator::new(rows)

@@ -212,6 +212,13 @@ fn require_unused(name: &str, action: &str) -> Result<(), SqlError> {
     if tables > 0 {
         return Err(in_use(name, action, &format!("It is named by the options of {tables} tables; see kalam.table_options.")));
     }
+    let exports = match count("SELECT count(*) FROM pg_class WHERE oid = to_regclass('kalam.user_exports') AND $1 <> ''", name)? {
+        0 => 0,
+        _ => count("SELECT count(*) FROM kalam.user_exports WHERE storage = $1", name)?,
+    };
+    if exports > 0 {
+        return Err(in_use(name, action, &format!("It has {exports} exports of users; see kalam.user_exports.")));
+    }
     match storages::files(name)? {
         0 => Ok(()),
         files => Err(in_use(name, action, &format!("It has {files} files of segments; see kalam.segments."))),

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use super::process::{Me, transaction};
 use super::runner::Progress;
 use super::table_work;
-use crate::error::SqlError;
+use crate::error::{SqlError, catching};
 use crate::ffi::interrupts::check_for_interrupts;
 use crate::ownership;
 
@@ -131,7 +131,8 @@ pub fn run(me: Me, job: &Job, progress: &mut Progress) -> Result<String, SqlErro
     match job.kind {
         Kind::Flush | Kind::Compact | Kind::Retention | Kind::Evict => table_work::run(me, job, progress),
         Kind::Cleanup => transaction(c"KalamDB: cleanup of the job table", || Ok(super::table::remove_old())),
-        Kind::UserCleanup => ownership::cleanup::run(progress),
+        // It waits between its transactions, too.
+        Kind::UserCleanup => catching(|| ownership::cleanup::run(progress)).and_then(|result| result),
         Kind::UserExport => ownership::export::run(job, progress),
         Kind::Exercise => exercise(job, progress),
     }

@@ -96,10 +96,11 @@ pub fn run(progress: &mut Progress) -> Result<String, SqlError> {
             return Ok(format!("{users} users erased"));
         }
         progress.total(work.tables.len() as u64, 0);
+        await_horizon(work.limit)?;
+        // No export that still sees the rows is being written now.
         for erasure in &mut work.erasures {
             erasure.exports = transaction(c"KalamDB: deleting exports", || export::delete_all(&erasure.user))?;
         }
-        await_horizon(work.limit)?;
         for (number, table) in work.tables.iter().enumerate() {
             clean_table(table)?;
             progress.done(number as u64 + 1, 0);

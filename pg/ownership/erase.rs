@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{failed, user_tables};
 use crate::error::SqlError;
+use crate::ffi::catalog;
 use crate::ffi::sql::{query, query_one};
 use crate::history;
 use crate::identity::audit::Event;
@@ -27,11 +28,15 @@ pub fn erase(user: &str) -> Result<Vec<(pg_sys::Oid, i64)>, SqlError> {
     let mut erased = Vec::new();
     let mut counts = Map::new();
     for (oid, table) in user_tables()? {
-        let statement = format!(
-            "WITH gone AS (DELETE FROM {table} t WHERE t._user_id = $1 RETURNING 1) SELECT pg_catalog.count(*) FROM gone"
-        );
-        let gone = act_as(user, || Spi::get_one_with_args::<i64>(&statement, &[user.into()])).map_err(failed)?;
-        if let Some(rows @ 1..) = gone {
+        let delete = |name: &str| act_as(user, || delete_rows(user, name));
+        let Some(gone) = catalog::as_owner(oid, pg_sys::RowExclusiveLock, delete) else { continue };
+        let (rows, left) = gone.map_err(failed)?;
+        if left > 0 {
+            return Err(SqlError::prerequisite(format!("{left} rows of the user stay in table {table}"))
+                .with_detail("A trigger or a rule of the table, which its owner has set to fire always, keeps them.")
+                .with_hint("Have the table's owner drop it."));
+        }
+        if rows > 0 {
             erased.push((oid, rows));
             counts.insert(table, rows.into());
         }
@@ -46,6 +51,18 @@ pub fn erase(user: &str) -> Result<Vec<(pg_sys::Oid, i64)>, SqlError> {
     );
     Event::about("erase_user", user).with("rows", counts).with("kept", kept).record(Lasts::WithTransaction)?;
     Ok(erased)
+}
+
+/// Deletes the rows of a user in a table; returns how many went, and how many stayed. What the table's owner has put off to the end of
+/// the transaction runs now, with the rights of now, which is to say that it is refused.
+fn delete_rows(user: &str, table: &str) -> Result<(i64, i64), pgrx::spi::Error> {
+    let delete =
+        format!("WITH gone AS (DELETE FROM {table} t WHERE t._user_id = $1 RETURNING 1) SELECT pg_catalog.count(*) FROM gone");
+    let gone = Spi::get_one_with_args::<i64>(&delete, &[user.into()])?;
+    Spi::run("SET CONSTRAINTS ALL IMMEDIATE")?;
+    let count = format!("SELECT pg_catalog.count(*) FROM {table} t WHERE t._user_id = $1");
+    let left = Spi::get_one_with_args::<i64>(&count, &[user.into()])?;
+    Ok((gone.unwrap_or(0), left.unwrap_or(0)))
 }
 
 /// Erases entries with deleted rows of a user; returns how many. Each has the rows of one transaction.

@@ -9,12 +9,13 @@ use kalamdb_engine::cold::segment_file_name;
 use kalamdb_engine::export::{Export, ExportColumn, ExportKind, ExportValue};
 use kalamdb_engine::ids::StorageId;
 use kalamdb_engine::location::{Location, encode_name};
-use kalamdb_engine::{Error, Result as EngineResult};
+use kalamdb_engine::{Error, ErrorKind, Result as EngineResult};
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
 use super::user_tables;
 use crate::error::{OrRaise, SqlError};
+use crate::ffi::catalog;
 use crate::ffi::interrupts::BackendWait;
 use crate::ffi::sql::{query, query_one, text};
 use crate::identity::session::act_as;
@@ -94,7 +95,7 @@ fn write(id: &str, progress: &mut Progress) -> Result<Option<Written>, SqlError>
     let mut tables = Vec::new();
     let (mut total, mut bytes) = (0, 0);
     for (oid, name) in user_tables()? {
-        let table = act_as(user, || Table::read(oid, &name, user, &mut target))?;
+        let table = Table::read(oid, &name, user, &mut target)?;
         if let Some(table) = table {
             total += table["rows"].as_u64().unwrap_or(0);
             bytes += table["parquet"]["bytes"].as_u64().unwrap_or(0);
@@ -175,12 +176,14 @@ impl Table {
         let table = Table::describe(oid);
         let (parquet, json) = (target.draft()?, target.draft()?);
         let mut export = Export::create(&parquet.0, &json.0, table.columns.clone())?;
-        let statement = format!(
-            "SELECT {}, pg_catalog.row_to_json(t)::text FROM {name} t WHERE t._user_id = {}",
-            table.expressions.join(", "),
-            quoted(user)
-        );
-        table.copy(&statement, &mut export)?;
+        let (columns, quoted_user) = (table.expressions.join(", "), quoted(user));
+        let copy = |name: &str| {
+            let statement =
+                format!("SELECT {columns}, pg_catalog.row_to_json(t)::text FROM {name} t WHERE t._user_id = {quoted_user}");
+            act_as(user, || table.copy(&statement, &mut export))
+        };
+        let Some(copied) = catalog::as_owner(oid, pg_sys::AccessShareLock, copy) else { return Ok(None) };
+        copied?;
         let rows = export.finish()?;
         if rows == 0 {
             return Ok(None);
@@ -315,10 +318,21 @@ unsafe fn export_value(kind: ExportKind, value: pg_sys::Datum, is_null: bool) ->
 /// # Errors
 /// Those of the storages.
 pub fn delete_all(user: &str) -> Result<Vec<String>, SqlError> {
-    let rows = query("DELETE FROM kalam.user_exports WHERE user_name = $1 RETURNING id::text, storage", &[Some(user)]);
+    let rows = query(
+        "DELETE FROM kalam.user_exports WHERE user_name = $1
+         RETURNING id::text, storage, coalesce(pg_catalog.jsonb_array_length(files), 0)::text",
+        &[Some(user)],
+    );
     let mut deleted = Vec::new();
-    for (id, storage) in rows.iter().filter_map(|row| Some((text(row, 0)?, text(row, 1)?))) {
-        deleted.extend(delete_files(storage, id)?);
+    for (id, storage, written) in rows.iter().filter_map(|row| Some((text(row, 0)?, text(row, 1)?, text(row, 2)?))) {
+        let files = delete_files(storage, id)?;
+        if files.is_empty() && written != "0" {
+            return Err(Error::new(ErrorKind::Unavailable, format!("the files of export {id} are not in storage \"{storage}\""))
+                .with_detail("They were written there, and are to be deleted.")
+                .with_hint("Has the storage's place been moved? If the files are gone, delete the row of kalam.user_exports.")
+                .into());
+        }
+        deleted.extend(files);
     }
     Ok(deleted)
 }

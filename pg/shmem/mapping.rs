@@ -33,6 +33,14 @@ impl Mapping {
         if start == libc::MAP_FAILED {
             return false;
         }
+        // Without a way to give memory back the cache would outgrow its limit.
+        // SAFETY: the mapping just made, which goes if it is of no use.
+        unsafe {
+            if libc::madvise(start, MEMORY_UNIT, libc::MADV_REMOVE) != 0 {
+                libc::munmap(start, len);
+                return false;
+            }
+        }
         // A refusal does no harm: the system has no huge pages for such memory then. SAFETY: the mapping just made.
         unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
         START.store(start.cast(), Ordering::Relaxed);

@@ -5,7 +5,7 @@
 //! were never there, once no running transaction can see them, and lets VACUUM's passes remove them from indexes and pages. Pages of
 //! times tell it which blocks to look at: those whose oldest row has expired, and the empty ones once in the lifetime of a row.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use kalamdb_engine::Result;
 use kalamdb_engine::ids::PageNumber;
@@ -128,13 +128,6 @@ pub fn refuse_rewrite(rel: pg_sys::Relation) {
     }
 }
 
-/// Up to when rows have to be inserted so that nobody who is running can see them any more.
-fn expiry_for_all(rel: pg_sys::Relation) -> Expiry {
-    // SAFETY: reads the clock.
-    let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    Expiry::at(rel, millis(oldest_reader(now)))
-}
-
 /// The start of the oldest transaction that holds a snapshot, at most `now`.
 fn oldest_reader(now: pg_sys::TimestampTz) -> pg_sys::TimestampTz {
     let mut oldest = now;
@@ -180,8 +173,10 @@ struct Eviction {
     expiry: Expiry,
     /// The clock when it began, in milliseconds since 2000.
     now: i64,
-    /// The blocks that have to be emptied, however young their rows are.
-    surplus: HashSet<u32>,
+    /// The blocks that have to be emptied, with the times of their newest rows when they were chosen.
+    surplus: HashMap<u32, i64>,
+    /// When the oldest transaction with a snapshot began: younger rows may belong to statements that are not through with them.
+    oldest_reader: i64,
     evicted: Evicted,
     /// The blocks with versions that are to be removed.
     dead: Vec<u32>,
@@ -204,9 +199,19 @@ impl Eviction {
         let (most, now) = unsafe { (options::of((*rel).rd_id).max_bytes(), pg_sys::GetCurrentTimestamp()) };
         // A few blocks cannot hold that much, however full they are.
         let most = most.filter(|most| u64::from(storage.blocks()) * PAGE_SIZE as u64 > *most);
-        let surplus = most.map_or_else(HashSet::new, |most| blocks_above(&storage, most, &wait));
-        let expiry = expiry_for_all(rel);
-        Eviction { storage, wait, expiry, now: millis(now), surplus, evicted: Evicted::default(), dead: Vec::new() }
+        let surplus = most.map_or_else(HashMap::new, |most| blocks_above(&storage, most, &wait));
+        let oldest_reader = millis(oldest_reader(now));
+        let expiry = Expiry::at(rel, oldest_reader);
+        Eviction {
+            storage,
+            wait,
+            expiry,
+            now: millis(now),
+            surplus,
+            oldest_reader,
+            evicted: Evicted::default(),
+            dead: Vec::new(),
+        }
     }
 
     /// Goes over all blocks, or those that may have rows whose time has come.
@@ -233,7 +238,7 @@ impl Eviction {
 
     /// Whether a block may have rows whose time has come.
     fn is_due(&self, block: u32, known: BlockTime) -> bool {
-        known.since == 0 || self.surplus.contains(&block) || i64::from(known.since) * 1000 <= self.expiry.until
+        known.since == 0 || self.surplus.contains_key(&block) || i64::from(known.since) * 1000 <= self.expiry.until
     }
 
     /// The time of the oldest row, or of this look: rows that come later are younger, but for what a clock may be off.
@@ -269,7 +274,10 @@ impl Eviction {
     /// Expires the rows of a block whose time has come.
     fn expire_block(&mut self, block: u32) -> Found {
         self.evicted.looked_at += 1;
-        let expiry = if self.surplus.contains(&block) { Expiry { until: i64::MAX } } else { self.expiry };
+        let expiry = match self.surplus.get(&block) {
+            Some(newest) => Expiry { until: (*newest).min(self.oldest_reader - 1).max(self.expiry.until) },
+            None => self.expiry,
+        };
         let (storage, wait) = (&self.storage, &self.wait);
         let pin = storage.cache.read(storage.block(block), wait).or_raise();
         let (mut found, gone) = look(pin.shared(wait).or_raise().page(), expiry);
@@ -324,7 +332,7 @@ fn look(page: Page<'_>, expiry: Expiry) -> (Found, usize) {
 }
 
 /// The blocks that have to be emptied so that at most this many bytes stay: those whose newest rows are the oldest.
-fn blocks_above(storage: &Storage, most: u64, wait: &BackendWait) -> HashSet<u32> {
+fn blocks_above(storage: &Storage, most: u64, wait: &BackendWait) -> HashMap<u32, i64> {
     let mut filled: Vec<(i64, u32, u64)> = Vec::new();
     for block in 0..storage.blocks() {
         check_for_interrupts();
@@ -343,7 +351,7 @@ fn blocks_above(storage: &Storage, most: u64, wait: &BackendWait) -> HashSet<u32
         kept += bytes;
         kept > most
     });
-    above.map(|(_, block, _)| block).collect()
+    above.map(|(newest, block, _)| (block, newest)).collect()
 }
 
 /// Gives back the storage of expired rows.

@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error as IoError, ErrorKind as IoErrorKind, Read, Write};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rustix::fs::{Advice, fadvise};
 
 use super::failure::Attempt;
 use super::{Object, Stored};
@@ -167,6 +169,16 @@ pub(super) struct DirectoryFile {
 }
 
 impl DirectoryFile {
+    /// Has the device read ranges that are about to be read here, all at once instead of one after the other.
+    pub fn announce(&self, ranges: &[Range<u64>]) {
+        for range in ranges {
+            // To the system no length means the rest of the file. It is advice: without it, they are read as well.
+            if let Some(len) = NonZeroU64::new(range.end.saturating_sub(range.start)) {
+                let _ = fadvise(&self.file, range.start, Some(len), Advice::WillNeed);
+            }
+        }
+    }
+
     pub fn read(&self, range: Range<u64>, attempt: &Attempt<'_>) -> Result<Bytes> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         match self.file.read_exact_at(&mut bytes, range.start) {

@@ -264,7 +264,12 @@ impl ObjectReader {
             return Err(attempt.corrupt(format!("Bytes {} to {} are wanted of {}.", bad.start, bad.end, self.bytes)));
         }
         match (&self.file, &self.location.inner.place) {
-            (Some(file), _) => ranges.iter().map(|range| file.read(range.clone(), &attempt)).collect(),
+            (Some(file), _) => {
+                if ranges.len() > 1 {
+                    file.announce(ranges);
+                }
+                ranges.iter().map(|range| file.read(range.clone(), &attempt)).collect()
+            }
             (None, Place::Remote(remote)) => remote.read_ranges(&self.object, self.bytes, ranges, &attempt, &WaitForever),
             (None, Place::Directory(_)) => Err(Error::new(ErrorKind::Internal, "an object of a directory without its file")),
         }

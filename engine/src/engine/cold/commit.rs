@@ -294,7 +294,10 @@ impl Commit<'_> {
         // Whoever looked at a block that does not exist has left an empty page behind.
         let is_empty = match &page {
             ForCooling::Latched(guard) => {
-                key.page.as_block().is_some() && guard.page().kind() == PageKind::Unused && !guard.is_dirty()
+                let page = guard.page();
+                // A block that was given back has the LSN of that.
+                let was_never = page.kind() == PageKind::Unused && page.lsn() == Lsn::INVALID;
+                key.page.as_block().is_some() && was_never && !guard.is_dirty()
             }
             ForCooling::Reserved(_) => true,
         };

@@ -49,7 +49,7 @@ impl Readers {
         list.push((record.segment, Arc::clone(&reader)));
         let mut memory: usize = list.iter().map(|(_, reader)| reader.memory()).sum();
         while list.len() > 1 && (list.len() > OPEN_MAX || memory > MEMORY_MAX) {
-            memory -= list.remove(0).1.memory();
+            memory = memory.saturating_sub(list.remove(0).1.memory());
         }
         Ok((reader, true))
     }

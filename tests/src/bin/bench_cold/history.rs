@@ -260,6 +260,8 @@ impl<'a> History<'a> {
     /// Compaction of many small segments, of another table of the same messages.
     pub fn compaction(&mut self) -> Result<Vec<Line>> {
         let heap = self.number(&format!("SELECT pg_relation_size('{}')", TABLES[0]))?;
+        self.client.batch_execute("ALTER SYSTEM SET kalam.flush_io_limit = 0")?;
+        self.client.batch_execute("SELECT pg_reload_conf()")?;
         self.client.batch_execute(&format!(
             "DROP TABLE IF EXISTS our_side.again;
              CREATE FUNCTION our_side.flush_now(regclass, OUT rows bigint, OUT blocks bigint, OUT segments bigint,
