@@ -175,8 +175,9 @@ pub fn as_owner<R>(oid: pg_sys::Oid, lock: u32, run: impl FnOnce(&str) -> R) -> 
             return None;
         }
         let class = &*(*rel).rd_rel;
-        let schema = take_text(pg_sys::get_namespace_name(class.relnamespace)).unwrap_or_default();
         let table = text_of(class.relname.data.as_ptr());
+        let schema = pg_sys::get_namespace_name(class.relnamespace);
+        let name = text_of(pg_sys::quote_qualified_identifier(schema, class.relname.data.as_ptr()));
         let (owner, is_filtered) = (class.relowner, class.relrowsecurity && class.relforcerowsecurity);
         pg_sys::relation_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
         if is_filtered {
@@ -190,14 +191,9 @@ pub fn as_owner<R>(oid: pg_sys::Oid, lock: u32, run: impl FnOnce(&str) -> R) -> 
         let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
         pg_sys::SetUserIdAndSecContext(owner, context | restricted as i32);
         let level = pg_sys::NewGUCNestLevel();
-        let result = run(&format!("{}.{}", quoted_name(&schema), quoted_name(&table)));
+        let result = run(&name);
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(user, context);
         Some(result)
     }
-}
-
-/// A name as SQL has it.
-fn quoted_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

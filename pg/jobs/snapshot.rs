@@ -12,8 +12,8 @@ pub fn give_back() {
         let isolation = pg_sys::XactIsoLevel as u32;
         let is_alone = !pg_sys::IsTransactionBlock() && pg_sys::ThereAreNoReadyPortals();
         if isolation < pg_sys::XACT_REPEATABLE_READ && is_alone && is_one_call() {
-            // No other snapshot can be there: no cursor is open, and nothing that the statement calls has called this. A catalog snapshot that is taken from here on sets
-            // it anew.
+            // No other snapshot can be there: no cursor is open, and nothing that the statement calls has called this. A catalog
+            // snapshot that is taken from here on sets it anew.
             pg_sys::InvalidateCatalogSnapshot();
             (*pg_sys::MyProc).xmin = pg_sys::InvalidTransactionId;
         }

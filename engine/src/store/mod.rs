@@ -220,10 +220,7 @@ impl Store {
     /// Rewrites a storage's pages into the last level: superseded versions go, the strongest compression is used.
     pub fn compact_storage(&self, storage: StorageId) {
         let (from, to) = format::storage_range(storage);
-        let mut options = rocksdb::CompactOptions::default();
-        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::ForceOptimized);
-        options.set_exclusive_manual_compaction(false);
-        self.db.compact_range_cf_opt(self.pages_family(), Some(from), Some(to), &options);
+        self.rewrite(self.pages_family(), Some(&from), Some(&to));
     }
 
     /// Gives back the table files that hold nothing but a removed storage's pages; the removal has been flushed.

@@ -26,7 +26,8 @@ impl Store {
         Ok(())
     }
 
-    fn rewrite(&self, family: &ColumnFamily, from: Option<&[u8]>, to: Option<&[u8]>) {
+    /// Has RocksDB write a range's tables anew, down into the last level; without bounds, those of the whole family.
+    pub(super) fn rewrite(&self, family: &ColumnFamily, from: Option<&[u8]>, to: Option<&[u8]>) {
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         options.set_exclusive_manual_compaction(false);
