@@ -207,7 +207,7 @@ unsafe fn wanted_key(rel: pg_sys::Relation, call: pg_sys::FunctionCallInfo) -> V
         let given = (*call).nargs as usize - 1;
         // In a user table the key is the caller's own, unless the caller sees everybody's rows.
         let mut columns = columns;
-        if given < columns.len() && gate::user_of_statement(rel).is_some() {
+        if given < columns.len() && gate::user_for_function(rel).is_some() {
             let user = gate::user_column(rel);
             columns.retain(|column| i32::from(*column) != user);
         }

@@ -97,7 +97,7 @@ fn read(relation: pg_sys::Oid) -> Option<Found> {
     let has_segments = |storage: &Storage| storage.descriptor.segments.load(Ordering::Acquire) > 0;
     let found = Storage::find(rel).filter(|_| is_own).filter(has_segments).map(|storage| {
         let wait = BackendWait::new(storage.cache);
-        let access = Access::of_statement(rel, &storage, &wait);
+        let access = Access::for_function(rel, &storage, &wait);
         let (mut records, uses) = segments_of(&storage, &requests::client(storage.cache, &wait));
         records.retain(|record| access.allows_partition(record.partition));
         let users = if is_partitioned(rel) { users_of(&storage, access, &wait) } else { HashMap::new() };

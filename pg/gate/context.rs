@@ -111,6 +111,14 @@ pub fn user() -> Result<User, SqlError> {
     }
 }
 
+/// For whom a function acts that a statement calls. A command on whole tables lends nothing to functions that it calls.
+///
+/// # Errors
+/// As [`user`].
+pub fn user_of_function() -> Result<User, SqlError> {
+    if works_on_whole_tables() { user_of_session() } else { user() }
+}
+
 /// For whom the session acts at the moment.
 pub fn user_of_session() -> Result<User, SqlError> {
     // SAFETY: plain values of the process.
@@ -196,8 +204,11 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         if MET.get() {
             capture(query);
         }
+        // Bitmap scans begin here already, and partitions are chosen.
+        let before = enter(query);
         let run = PREVIOUS_START.unwrap_or(unguarded::standard_ExecutorStart);
         run(query, flags);
+        CURRENT.set(before);
     }
 }
 

@@ -61,6 +61,14 @@ impl Access {
         }
     }
 
+    /// What a function may tell of a table.
+    pub fn for_function(rel: pg_sys::Relation, storage: &Storage, wait: &dyn Wait) -> Access {
+        match user_for_function(rel) {
+            None => Access::All,
+            Some(name) => partition::find(storage, &name, wait).or_raise().map_or(Access::Nothing, Access::Partition),
+        }
+    }
+
     /// Whether the page of a block may be looked at, judged without loading it where that can be told.
     ///
     /// # Errors
@@ -265,12 +273,14 @@ pub fn owner_of_row(rel: pg_sys::Relation, tuple: &[u8]) -> Option<Box<[u8]>> {
     }
 }
 
-/// The user whose rows the running statement sees of a table; nothing where it sees all rows.
-pub fn user_of_statement(rel: pg_sys::Relation) -> Option<Box<[u8]>> {
+/// The user whose rows a function may tell of a table; nothing where it may tell those of all. That it asks is noted for the audit log,
+/// as what it tells may be all that the statement sees of the table.
+pub fn user_for_function(rel: pg_sys::Relation) -> Option<Box<[u8]>> {
     if !is_partitioned(rel) {
         return None;
     }
-    match context::user().or_raise() {
+    identity::setting_use::note();
+    match context::user_of_function().or_raise() {
         User::All => None,
         User::Named(name) => Some(name.as_bytes().into()),
     }

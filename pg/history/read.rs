@@ -36,7 +36,7 @@ pub struct Restored {
 pub fn kept_rows(rel: pg_sys::Relation, visit: &mut dyn FnMut(KeptRow)) {
     // SAFETY: the relation is open.
     let (relation, row_type) = unsafe { ((*rel).rd_id, (*(*rel).rd_rel).reltype) };
-    let user = gate::user_of_statement(rel);
+    let user = gate::user_for_function(rel);
     let is_wanted = |found: &Option<Box<[u8]>>| user.is_none() || *found == user;
     table::each_entry(relation, row_type, &mut |entry| {
         if is_wanted(&entry.user) {

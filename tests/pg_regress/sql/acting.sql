@@ -192,10 +192,13 @@ RESET kalam.audit_user_id;
 SET kalam.user_id = 'gate_6';
 -- Nothing of users is looked at, but could be.
 SELECT 1 AS one;
+-- The first thing that a session does; the history is read by a function.
+\c -
+SET kalam.user_id = 'gate_7';
+SELECT count(*) FROM kalam.history('letters');
 RESET kalam.user_id;
 SELECT actor = session_user AS by_us, CASE actor WHEN session_user THEN '' ELSE actor END AS actor, subject, count(*) FROM kalam.audit_log
 WHERE action = 'set_user_id' AND subject LIKE 'gate%' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
-DEALLOCATE look;
 DROP TABLE letters;
 REVOKE SET ON PARAMETER kalam.user_id FROM regress_kalam_service, regress_kalam_plain;
 -- Its rows are in its index.

@@ -221,6 +221,35 @@ SET row_security = off;
 SELECT count(*) FROM visit;
 SET row_security = on;
 
+-- A search by bitmap begins before the query runs: below the check of a foreign key, and in functions of commands on whole tables.
+SET ROLE regress_hostile_owner;
+CREATE TABLE bag (words text[]) USING kalam_user;
+CREATE INDEX ON bag USING gin (words);
+GRANT SELECT, INSERT ON bag TO regress_hostile_eve;
+CREATE FUNCTION count_bags() RETURNS bigint LANGUAGE plpgsql IMMUTABLE
+    SET enable_seqscan = off AS $$ BEGIN RETURN (SELECT count(*) FROM user_hostile.bag WHERE words @> '{common}'); END $$;
+CREATE OR REPLACE FUNCTION peek() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE NOTICE 'trigger % sees % bags', TG_OP, user_hostile.count_bags(); RETURN OLD; END $$;
+RESET ROLE;
+INSERT INTO room VALUES (2);
+SET kalam.user_id = 'victim';
+INSERT INTO bag SELECT '{common}' FROM generate_series(1, 2000);
+SET kalam.user_id = 'regress_hostile_eve';
+INSERT INTO bag VALUES ('{common}');
+INSERT INTO visit VALUES (2, 2);
+SET ROLE regress_hostile_eve;
+SELECT count_bags();
+DELETE FROM room WHERE id = 2;
+CREATE TEMP TABLE own (i int) USING heap;
+INSERT INTO own VALUES (1);
+CREATE FUNCTION pg_temp.look(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+    $$ BEGIN RAISE NOTICE 'function sees % bags', user_hostile.count_bags(); RETURN 1; END $$;
+CREATE INDEX ON own (pg_temp.look(i));
+ALTER TABLE own ADD COLUMN j int DEFAULT pg_temp.look(2);
+DROP TABLE own;
+DROP FUNCTION pg_temp.look;
+RESET ROLE;
+
 -- Plans: what was found elsewhere does not show.
 EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT * FROM secret;
 SET enable_seqscan = off;
