@@ -15,14 +15,18 @@ use pgrx::pg_sys;
 
 use super::change::change_page;
 use super::row::set_hints;
-use super::space::reserve_for_updates;
 use super::status::PostgresStatus;
 use super::storage::Storage;
 use super::values;
 use crate::error::OrRaise;
 
-/// A page with less room than this is worth pruning, whatever the fillfactor.
-const LEAST_FREE: usize = PAGE_SIZE / 10;
+/// A page is worth pruning when it has no room for this many versions of the length they have there.
+///
+/// A fixed share of the page would do harm: a page that has little more of its bytes in removable versions would be pruned at each
+/// update, for one version.
+const LEAST_ROOM: usize = 3;
+/// What is worth pruning at most, whatever the length of versions.
+const MOST_FREE: usize = PAGE_SIZE / 10;
 
 /// From when on a deleted version of a relation can be seen by nobody.
 #[derive(Clone, Copy)]
@@ -146,9 +150,9 @@ fn prune_if_worth(rel: pg_sys::Relation, storage: &Storage, pin: &Pin, prune_xid
     if unsafe { pg_sys::CheckRelationLockedByMe(rel, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE, true) } {
         return;
     }
-    let least_free = reserve_for_updates(rel).max(LEAST_FREE);
     let Some(mut guard) = pin.try_exclusive() else { return };
     let page = guard.page();
+    let least_free = (LEAST_ROOM * page.mean_length()).min(MOST_FREE);
     let is_short = page.flags() & FULL != 0 || page.free_space() < least_free;
     if page.kind() != PageKind::Data || !is_short || !guard.sole_pin() {
         return;

@@ -11,7 +11,7 @@ use kalamdb_engine::{Error, ErrorKind, Result};
 use pgrx::pg_sys;
 
 use super::storage::Storage;
-use super::{main_fork, partition};
+use super::{is_stream_routine, main_fork, partition};
 use crate::wal;
 
 /// The free-space category that means "nothing is known to be exhausted".
@@ -29,14 +29,21 @@ fn lane() -> usize {
     unsafe { pg_sys::MyBackendId as usize }
 }
 
-/// Bytes that the table's fillfactor keeps free for updates.
+/// The share of a page that is kept free for updates whatever the fillfactor: without room a new version goes into another page, with an
+/// entry in each index, and a prune gives one version's room back at a time. On disk free space takes nothing.
+const LEAST_RESERVE: usize = PAGE_SIZE / 12;
+
+/// Bytes that a page of the table keeps free for updates.
 pub fn reserve_for_updates(rel: pg_sys::Relation) -> usize {
     // SAFETY: rd_options of a table is a StdRdOptions.
     let fill_factor = unsafe {
         let options = (*rel).rd_options as *const pg_sys::StdRdOptions;
         if options.is_null() { 100 } else { (*options).fillfactor }
     };
-    PAGE_SIZE * (100 - fill_factor.clamp(10, 100) as usize) / 100
+    let reserve = PAGE_SIZE * (100 - fill_factor.clamp(10, 100) as usize) / 100;
+    // SAFETY: the relation is open.
+    let is_append_only = unsafe { is_stream_routine((*rel).rd_tableam) };
+    if is_append_only { reserve } else { reserve.max(LEAST_RESERVE) }
 }
 
 /// A page to be found for a row.

@@ -235,6 +235,12 @@ impl<'a> Page<'a> {
         if self.is_cold() { 0 } else { self.room() }
     }
 
+    /// What a line pointer of the page has in bytes on average, dead and unused ones counted in: an estimate that reads the header only.
+    #[inline]
+    pub fn mean_length(self) -> usize {
+        (PAGE_SIZE - self.upper()) / (self.max_offset() as usize).max(1)
+    }
+
     /// As [`Page::free_space`], also of a cold page: for a change that makes it hot anyway.
     #[inline]
     pub fn room(self) -> usize {

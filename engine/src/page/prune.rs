@@ -4,6 +4,7 @@
 //! only coarse). The root becomes a redirect to the first version that stays, or dead if none does: indexes name it. Heap-only
 //! versions are named by no index and become unused at once.
 
+use super::infomask::{HEAP_XMAX_INVALID, HEAP_XMIN_COMMITTED};
 use super::*;
 use crate::error::{Error, Result};
 
@@ -85,6 +86,9 @@ pub struct PrunePlan {
     pub recently_dead: u32,
 }
 
+/// The bits of a version that was inserted for good and that nobody has deleted or locked since.
+const UNTOUCHED: u16 = HEAP_XMIN_COMMITTED | HEAP_XMAX_INVALID;
+
 /// Room for every offset as an index.
 const SLOTS: usize = MAX_OFFSET as usize + 1;
 
@@ -117,9 +121,21 @@ pub fn plan_prune(
         marked: [false; SLOTS],
         plan: PrunePlan::default(),
     };
-    // Backwards, as the versions of a page mostly lie: upwards in memory.
-    for offset in (1..=page.max_offset()).rev() {
+    // The headers are far apart, and the masks of one lie in one cache line. A loop that reads nothing else lets the processor fetch many
+    // of them at once; most versions are live by them.
+    for offset in 1..=page.max_offset() {
         if let Some(version) = page.version(offset) {
+            let infomask = version.infomask();
+            pruner.infomasks[offset as usize] = infomask;
+            if infomask & UNTOUCHED == UNTOUCHED {
+                pruner.states[offset as usize] = Some(TupleState::Live);
+            }
+        }
+    }
+    for offset in 1..=page.max_offset() {
+        if pruner.states[offset as usize].is_none()
+            && let Some(version) = page.version(offset)
+        {
             let mut header = version.header();
             pruner.states[offset as usize] = Some(state(offset, &mut header));
             pruner.infomasks[offset as usize] = header.infomask;
@@ -149,6 +165,10 @@ impl<F: FnMut(u32) -> Xid> Pruner<'_, F> {
             self.free(root);
         }
         if line.is_dead() || line.is_unused() {
+            return;
+        }
+        // A chain that ends where it starts.
+        if self.states[root as usize] == Some(TupleState::Live) {
             return;
         }
         if let Some(header) = self.header(root)
