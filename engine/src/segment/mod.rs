@@ -18,6 +18,7 @@ mod form;
 mod input;
 mod jsonb;
 mod numeric;
+mod pages;
 #[cfg(test)]
 mod random_pages_tests;
 mod reader;

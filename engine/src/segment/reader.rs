@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, new_empty_array};
 use arrow::datatypes::DataType;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowSelection};
+use parquet::arrow::{ProjectionMask, parquet_to_arrow_field_levels};
 use parquet::file::metadata::PageIndexPolicy;
 
 use super::assemble::PageBuilder;
@@ -18,6 +18,7 @@ use super::compressed::compress_pglz;
 use super::footer::{Footer, Identity};
 use super::form::RowForm;
 use super::input::{Input, Ranges};
+use super::pages::GroupPages;
 use super::rows::{Columns, NOWHERE, Values};
 use super::{BlockStub, FORM_COLUMN, HIDDEN, SegmentSource, SegmentSummary, TID_COLUMN, TableSchema, ValueStub, XMIN_COLUMN};
 use crate::error::{Error, Result};
@@ -25,6 +26,8 @@ use crate::ids::StorageId;
 
 /// Decoded chunks that are kept: what a few scans at a time need.
 const CHUNKS: usize = 4;
+/// Chunks of which rows of one block were read that are remembered.
+const TOUCHED: usize = 16;
 
 /// What a read cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -45,8 +48,31 @@ pub struct SegmentReader {
     groups: Vec<u64>,
     /// The place of each column of the table behind the hidden ones; nothing for dropped ones.
     places: Vec<Option<usize>>,
+    kept: Mutex<Kept>,
+}
+
+/// What is known of chunks from earlier reads.
+#[derive(Default)]
+struct Kept {
     /// Chunks that were decoded or are just being, the last one used at the end.
-    kept: Mutex<VecDeque<Arc<Slot>>>,
+    slots: VecDeque<Arc<Slot>>,
+    /// First rows of chunks of which the rows of one block were decoded alone, the last one at the end.
+    touched: VecDeque<u64>,
+}
+
+impl Kept {
+    /// Whether the rows of a chunk are to be decoded all: a neighbour was wanted before, so others will be.
+    fn wants_all(&self, chunk: &Range<u64>) -> bool {
+        let is_near = |slot: &Arc<Slot>| slot.rows.start == chunk.start || slot.rows.end == chunk.start;
+        self.slots.iter().any(is_near) || self.touched.contains(&chunk.start)
+    }
+
+    fn touch(&mut self, chunk: &Range<u64>) {
+        if self.touched.len() >= TOUCHED {
+            self.touched.pop_front();
+        }
+        self.touched.push_back(chunk.start);
+    }
 }
 
 /// The place of a chunk; its lock is held while it is decoded, so that those who want the same rows wait instead of decoding them too.
@@ -159,8 +185,8 @@ impl SegmentReader {
         let here = self.rows_of_chunk(self.group_of(&(last..last.saturating_add(1)))?, last);
         let next = here.end;
         let in_order = {
-            let kept = self.lock();
-            kept.iter().any(|slot| slot.rows.end == here.start) && !kept.iter().any(|slot| slot.rows.contains(&next))
+            let slots = &self.lock().slots;
+            slots.iter().any(|slot| slot.rows.end == here.start) && !slots.iter().any(|slot| slot.rows.contains(&next))
         };
         if in_order && next < self.identity.rows {
             self.chunk(self.group_of(&(next..next + 1))?, next, &mut cost)?;
@@ -204,7 +230,7 @@ impl SegmentReader {
         };
         let kept = self.lock();
         // One that is being decoded counts next time.
-        let chunks: usize = kept.iter().filter_map(|slot| slot.chunk.try_lock().ok()?.as_ref().map(size)).sum();
+        let chunks: usize = kept.slots.iter().filter_map(|slot| slot.chunk.try_lock().ok()?.as_ref().map(size)).sum();
         self.metadata.metadata().memory_size() + self.data.memory() + chunks
     }
 
@@ -219,8 +245,9 @@ impl SegmentReader {
         let mut offsets = stub.row_offsets().into_iter();
         let mut row = rows.start;
         let (mut body, mut scratch) = (Vec::new(), Vec::new());
+        let alone = self.touch(group, &rows);
         while row < rows.end {
-            let chunk = self.chunk(group, row, cost)?;
+            let chunk = if alone { Arc::new(self.decode(group, rows.clone(), cost)?) } else { self.chunk(group, row, cost)? };
             let columns = Columns::of(&self.schema, &self.places, &chunk)?;
             let end = rows.end.min(chunk.rows.end);
             for offset in offsets.by_ref().take((end - row) as usize) {
@@ -254,18 +281,29 @@ impl SegmentReader {
         group.ok_or_else(|| wrong("the rows lie beyond a row group"))
     }
 
+    /// Whether the rows of a block are to be decoded alone, as nothing near them was wanted lately. The next time it was.
+    fn touch(&self, group: usize, rows: &Range<u64>) -> bool {
+        let chunks = [self.rows_of_chunk(group, rows.start), self.rows_of_chunk(group, rows.end - 1)];
+        let mut kept = self.lock();
+        if chunks.iter().any(|chunk| kept.wants_all(chunk)) {
+            return false;
+        }
+        chunks.iter().for_each(|chunk| kept.touch(chunk));
+        true
+    }
+
     /// The chunk of a row group with a row.
     fn chunk(&self, group: usize, row: u64, cost: &mut ReadCost) -> Result<Arc<Chunk>> {
         let slot = {
-            let mut kept = self.lock();
-            let found = kept.iter().position(|slot| slot.rows.contains(&row)).and_then(|place| kept.remove(place));
+            let slots = &mut self.lock().slots;
+            let found = slots.iter().position(|slot| slot.rows.contains(&row)).and_then(|place| slots.remove(place));
             let slot = found.unwrap_or_else(|| {
-                if kept.len() >= CHUNKS {
-                    kept.pop_front();
+                if slots.len() >= CHUNKS {
+                    slots.pop_front();
                 }
                 Arc::new(Slot { rows: self.rows_of_chunk(group, row), chunk: Mutex::default() })
             });
-            kept.push_back(Arc::clone(&slot));
+            slots.push_back(Arc::clone(&slot));
             slot
         };
         let mut chunk = slot.chunk.lock().unwrap_or_else(PoisonError::into_inner);
@@ -349,16 +387,15 @@ impl SegmentReader {
         let ranges = self.data.read(ranges)?;
         cost.bytes += ranges.bytes();
         cost.reads += ranges.reads();
-        let input = Input::new(self.data.file_size(), ranges);
+        let input = Arc::new(Input::new(self.data.file_size(), ranges));
         let total = (self.groups[group + 1] - self.groups[group]) as usize;
         let count = runs.iter().map(Range::len).sum();
         let batch = guarded(|| {
-            let mut reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, self.metadata.clone())
-                .with_row_groups(vec![group])
-                .with_projection(ProjectionMask::roots(parquet, columns.iter().copied()))
-                .with_row_selection(RowSelection::from_consecutive_ranges(runs.iter().cloned(), total))
-                .with_batch_size(count)
-                .build()?;
+            let wanted = ProjectionMask::roots(parquet, columns.iter().copied());
+            let levels = parquet_to_arrow_field_levels(parquet, wanted, None)?;
+            let pages = GroupPages { input, metadata: Arc::clone(self.metadata.metadata()), group };
+            let selection = RowSelection::from_consecutive_ranges(runs.iter().cloned(), total);
+            let mut reader = ParquetRecordBatchReader::try_new_with_row_groups(&levels, &pages, count, Some(selection))?;
             Ok(reader.next().transpose()?)
         })?;
         batch
@@ -392,7 +429,7 @@ impl SegmentReader {
         Ok(ranges)
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
