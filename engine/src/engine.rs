@@ -144,6 +144,7 @@ impl Engine {
         let crashed = self.crashed;
         self.spawn("kalam quick answers", cold::answers::run_quick)?;
         self.spawn("kalam long answers", move |shared| cold::answers::run_long(shared, crashed))?;
+        self.spawn("kalam rewriter", cold::answers::run_rewriter)?;
         shared.cache.header().set_worker_state(WorkerState::Ready);
         self.checkpoint(|| end);
         Ok(())
@@ -234,8 +235,11 @@ impl Engine {
     }
 
     /// Rewrites a storage's stored pages: superseded versions go, the strongest compression is used. Takes as long as that takes.
-    pub fn compact(&self, storage: StorageId) {
-        self.shared.store.compact_storage(storage);
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn compact(&self, storage: StorageId) -> Result<()> {
+        self.shared.store.compact_storage(storage)
     }
 
     /// Pages that are lost: reading them is an error.

@@ -6,11 +6,11 @@ mod support;
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kalamdb_engine::cache::{Cache, LoadStatistics, WaitForever, load_statistics};
-use kalamdb_engine::cold::{CommitMode, CommitSegment, FilePlace, LOCAL};
+use kalamdb_engine::cold::{Client, CommitMode, CommitSegment, FilePlace, LOCAL};
 use kalamdb_engine::engine::{Engine, EngineConfig, stop_point};
 use kalamdb_engine::ids::{PageKey, PageNumber, StorageId};
 use kalamdb_engine::page::OVERFLOW_PAYLOAD;
@@ -275,6 +275,18 @@ struct Watched {
 
 static WATCHED: Mutex<Option<Watched>> = Mutex::new(None);
 
+/// Whether a rewrite of the store is to wait between its pieces, and whether one does.
+static REWRITE_WAITS: AtomicBool = AtomicBool::new(false);
+static REWRITE_HAS_BEGUN: AtomicBool = AtomicBool::new(false);
+
+fn hook(name: &'static str) {
+    read_watched(name);
+    while name == "files of the store rewritten" && REWRITE_WAITS.load(Ordering::SeqCst) {
+        REWRITE_HAS_BEGUN.store(true, Ordering::SeqCst);
+        std::thread::yield_now();
+    }
+}
+
 fn read_watched(name: &'static str) {
     if name == "stubs of values written"
         && let Some(Watched { cache, key, found }) = &mut *WATCHED.lock().unwrap()
@@ -293,13 +305,34 @@ fn a_value_is_found_while_it_moves_to_another_segment() {
     insert_value(&cache, &server.log, PageKey::block(id, 0), 1, &bytes, &WaitForever).unwrap();
     server.job().flush_hot(id).unwrap().unwrap();
     server.empty_cache();
-    let _ = stop_point::HOOK.set(read_watched);
+    let _ = stop_point::HOOK.set(hook);
     let key = PageKey { storage: id, page: PageNumber::overflow(1, 0) };
     *WATCHED.lock().unwrap() = Some(Watched { cache, key, found: Vec::new() });
     server.job().compact(id).unwrap().unwrap();
     let found = WATCHED.lock().unwrap().take().unwrap().found;
     assert!(!found.is_empty());
     found.into_iter().for_each(|found| found.unwrap());
+    server.check();
+}
+
+#[test]
+fn commits_do_not_wait_for_a_rewrite_of_the_store() {
+    let server = Server::start();
+    let id = server.table(1, 6);
+    server.empty_cache();
+    let _ = stop_point::HOOK.set(hook);
+    REWRITE_WAITS.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let (cache, store) = (server.memory.cache, server.directory.path().join("store"));
+        let rewrite = scope.spawn(move || Client::new(&cache, store, &WaitForever).drop_superseded(vec![id]));
+        while !REWRITE_HAS_BEGUN.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let flushed = server.job().flush_hot(id);
+        REWRITE_WAITS.store(false, Ordering::SeqCst);
+        assert_eq!(flushed.unwrap().unwrap().cold, [0..6]);
+        rewrite.join().unwrap().unwrap();
+    });
     server.check();
 }
 

@@ -62,6 +62,7 @@ fn process() {
                     job.compact(*id).unwrap();
                     job.client().delete_unused().unwrap();
                 }
+                job.client().drop_superseded(storages.clone()).unwrap();
             });
             for lane in 0..2 {
                 let engine = &engine;

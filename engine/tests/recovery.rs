@@ -273,7 +273,7 @@ fn a_purged_storage_leaves_the_store() {
     assert!(cluster.engine().storage_bytes(id).unwrap() > 0);
     cluster.purge();
     cluster.checkpoint();
-    cluster.engine().compact(id);
+    cluster.engine().compact(id).unwrap();
     assert_eq!(cluster.engine().storage_bytes(id).unwrap(), 0);
     cluster.crash();
     assert_eq!(cluster.engine().storage_bytes(id).unwrap(), 0);

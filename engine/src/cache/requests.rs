@@ -36,6 +36,8 @@ pub enum RequestClass {
     Quick = 1,
     /// Writes and waits for devices; one at a time.
     Long = 2,
+    /// Takes minutes; one at a time, beside the others.
+    Lasting = 3,
 }
 
 #[repr(C, align(64))]
@@ -152,6 +154,11 @@ impl Request {
     /// What is asked.
     pub fn payload(&self) -> &[u8] {
         &self.payload
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.cache.requests().slots[self.slot].state.load(Ordering::Acquire) == ABANDONED
     }
 
     /// Gives the answer, which has at most [`REQUEST_BYTES`].

@@ -168,12 +168,12 @@ impl<'w> Client<'w> {
     }
 
     /// Rewrites what the store has of storages, so that no file of it has bytes any more that were overwritten or removed before.
-    /// Takes as long as that takes.
+    /// Takes as long as that takes; when the wait ends, it goes no further.
     ///
     /// # Errors
-    /// Those of the store; what ends the wait.
+    /// Those of the store, also when files could not be written anew; what ends the wait.
     pub fn drop_superseded(&self, storages: Vec<StorageId>) -> Result<()> {
-        self.done(RequestClass::Long, Ask::DropSuperseded { storages })
+        self.done(RequestClass::Lasting, Ask::DropSuperseded { storages })
     }
 
     fn done(&self, class: RequestClass, ask: Ask) -> Result<()> {

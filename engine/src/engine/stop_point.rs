@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 pub static HOOK: OnceLock<fn(&'static str)> = OnceLock::new();
 
 /// The names of all places, in the order in which a change passes them on its way to the disk and into a segment.
-pub const NAMES: [&str; 17] = [
+pub const NAMES: [&str; 18] = [
     "storages restored",
     "page loaded",
     "record replayed",
@@ -24,6 +24,7 @@ pub const NAMES: [&str; 17] = [
     "cold page built",
     "segment retired",
     "segment files deleted",
+    "files of the store rewritten",
 ];
 
 /// A place has been reached.

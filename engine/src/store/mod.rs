@@ -53,6 +53,8 @@ pub struct Store {
     /// Batches that were written since the store was opened.
     written: AtomicU64,
     directory: PathBuf,
+    /// As in [`StoreOptions`].
+    automatic_compaction: bool,
 }
 
 impl Store {
@@ -75,7 +77,13 @@ impl Store {
         database_options.create_missing_column_families(true);
         let db =
             DB::open_cf_with_opts(&database_options, directory, families).map_err(|error| failure::opening(directory, error))?;
-        let store = Store { db, flushing: Mutex::default(), written: AtomicU64::new(0), directory: directory.to_owned() };
+        let store = Store {
+            db,
+            flushing: Mutex::default(),
+            written: AtomicU64::new(0),
+            directory: directory.to_owned(),
+            automatic_compaction: options.automatic_compaction,
+        };
         store.check_format()?;
         store.turn().number = store.flush_number(&ReadOptions::default())?;
         Ok(store)
@@ -218,9 +226,12 @@ impl Store {
     }
 
     /// Rewrites a storage's pages into the last level: superseded versions go, the strongest compression is used.
-    pub fn compact_storage(&self, storage: StorageId) {
-        let (from, to) = format::storage_range(storage);
-        self.rewrite(self.pages_family(), Some(&from), Some(&to));
+    ///
+    /// # Errors
+    /// `Io` and others when files could not be written anew.
+    pub fn compact_storage(&self, storage: StorageId) -> Result<()> {
+        let (from, to) = superseded::all_of(storage);
+        self.rewrite(PAGES, self.pages_family(), Some((&from, &to)))
     }
 
     /// Gives back the table files that hold nothing but a removed storage's pages; the removal has been flushed.

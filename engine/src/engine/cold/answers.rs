@@ -1,4 +1,4 @@
-//! The threads that answer requests: one for what is at hand, one for what writes and waits.
+//! The threads that answer requests: one for what is at hand, one for what writes and waits, one for what takes minutes.
 
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{commit, files, flush, now, retire};
-use crate::cache::RequestClass;
+use crate::cache::{Request, RequestClass};
 use crate::cold::{Ask, FilePlace, Garbage, LOCAL, Told, pack, parse, push_to_ranges, unpack};
 use crate::engine::shared::{Shared, lock};
-use crate::error::Result;
+use crate::engine::stop_point;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{PageNumber, StorageId};
 use crate::location::{Definition, check_object};
 use crate::segment::{BlockStub, ValueStub};
@@ -28,6 +29,11 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(20);
 /// The thread for requests that take no time.
 pub(in crate::engine) fn run_quick(shared: &Shared) {
     serve(shared, RequestClass::Quick, &mut |_| {});
+}
+
+/// The thread for what takes minutes. It changes nothing that anybody else wants to change, and nobody waits for it who does not ask.
+pub(in crate::engine) fn run_rewriter(shared: &Shared) {
+    serve(shared, RequestClass::Lasting, &mut |_| {});
 }
 
 /// The thread for everything that changes cold storage: one thing at a time.
@@ -79,7 +85,7 @@ fn serve(shared: &Shared, class: RequestClass, between: &mut dyn FnMut(&Shared))
     while !shared.is_stopping() {
         between(shared);
         let Some(request) = shared.cache.next_request(class, Duration::from_millis(100)) else { continue };
-        let told = match answer(shared, request.payload()) {
+        let told = match answer(shared, &request) {
             // The end of the engine is no answer.
             Err(_) if shared.is_stopping() => {
                 request.leave();
@@ -97,11 +103,11 @@ fn serve(shared: &Shared, class: RequestClass, between: &mut dyn FnMut(&Shared))
     }
 }
 
-fn answer(shared: &Shared, payload: &[u8]) -> Result<Told> {
-    let ask = match parse(payload)? {
+fn answer(shared: &Shared, request: &Request) -> Result<Told> {
+    let ask = match parse(request.payload())? {
         Ask::InFile(name) => {
             let ask = unpack(shared.store.directory(), &name)?;
-            let told = answer_ask(shared, ask);
+            let told = answer_ask(shared, ask, request);
             if told.is_ok() || !shared.is_stopping() {
                 // Only now: the next worker reads it again if this one does not come to the end.
                 let _ = std::fs::remove_file(crate::cold::message_directory(shared.store.directory()).join(name));
@@ -110,12 +116,12 @@ fn answer(shared: &Shared, payload: &[u8]) -> Result<Told> {
         }
         ask => ask,
     };
-    answer_ask(shared, ask)
+    answer_ask(shared, ask, request)
 }
 
-fn answer_ask(shared: &Shared, ask: Ask) -> Result<Told> {
+fn answer_ask(shared: &Shared, ask: Ask, request: &Request) -> Result<Told> {
     match ask {
-        Ask::InFile(_) => Err(crate::Error::internal("a message in a file names another file")),
+        Ask::InFile(_) => Err(Error::internal("a message in a file names another file")),
         Ask::Commit(asked) => Ok(Told::Committed(commit::commit(shared, &asked)?)),
         Ask::ColdRanges { storage, from } => cold_ranges(shared, storage, from),
         Ask::BlockStubs { storage, from } => block_stubs(shared, storage, from),
@@ -163,10 +169,25 @@ fn answer_ask(shared: &Shared, ask: Ask) -> Result<Told> {
         }
         Ask::DeleteUnused => Ok(Told::Count(retire::sweep(shared)?)),
         Ask::DropSuperseded { storages } => {
-            shared.store.drop_superseded(&storages)?;
+            drop_superseded(shared, &storages, request)?;
             Ok(Told::Done)
         }
     }
+}
+
+/// Rewrites files of the store as long as somebody waits for it and the engine does not stop.
+fn drop_superseded(shared: &Shared, storages: &[StorageId], request: &Request) -> Result<()> {
+    if shared.cache.header().compaction_stopped.load(Ordering::Acquire) != 0 {
+        return Err(Error::corrupt("the store's files are not written anew, as one of them is damaged")
+            .with_hint("The server's log names it; restore it, or the cluster, from a backup."));
+    }
+    shared.store.drop_superseded(storages, &mut || {
+        stop_point::reached("files of the store rewritten");
+        if shared.is_stopping() {
+            return Err(Error::new(ErrorKind::Unavailable, "the KalamDB engine stops"));
+        }
+        if request.is_abandoned() { Err(Error::new(ErrorKind::Cancelled, "nobody waits for it")) } else { Ok(()) }
+    })
 }
 
 fn cold_ranges(shared: &Shared, storage: StorageId, from: u32) -> Result<Told> {
