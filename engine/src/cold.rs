@@ -285,7 +285,7 @@ impl Failed {
 }
 
 /// The name of a segment's file. `random` keeps it apart from others of the same number, as the number of a segment that was never
-/// committed is given out again after a restart.
+/// committed, or that an older store has forgotten, may be given out again.
 pub fn segment_file_name(storage: StorageId, segment: u64, random: u32) -> String {
     format!("segment-{}-{segment}-{random:08x}.parquet", storage.0)
 }

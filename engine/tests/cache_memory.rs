@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use kalamdb_engine::ErrorKind;
 use kalamdb_engine::cache::{Cache, DirtyFrame, FRAME_UNITS, MEMORY_UNIT, Wait};
 use kalamdb_engine::ids::{Lsn, PageKey, StorageId};
 use kalamdb_engine::page::{Header, Page, PageKind, build_version};
@@ -141,6 +142,36 @@ fn pages_that_grow_where_they_are_drive_others_out() {
     store.load(&cache, FRAMES);
     assert!(!cache.memory_is_exceeded());
     assert!(cache.occupancy().0 < FRAMES);
+}
+
+#[test]
+fn a_writer_is_told_when_all_memory_is_in_use() {
+    let directory = scratch();
+    let memory = Memory::sparse(&directory.path().join("memory"), FRAMES);
+    let cache = memory.cache;
+    (0..FRAMES).for_each(|block| assert!(add_row(&cache, block, 1000, 1)));
+    let pins: Vec<_> = (0..FRAMES).map(|block| cache.lookup(key(block)).unwrap()).collect();
+    for block in 0..FRAMES / 2 {
+        while add_row(&cache, block, 3000, 2) {}
+    }
+    assert!(cache.memory_is_far_exceeded());
+    let error = cache.await_memory(&Patience::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    assert!(error.hint().is_some());
+    drop(pins);
+}
+
+#[test]
+fn small_pages_run_out_of_frames_where_there_is_memory_for_all() {
+    let directory = scratch();
+    let memory = Memory::create(&directory.path().join("memory"), FRAMES);
+    let cache = memory.cache;
+    (0..FRAMES / 2 + 10).for_each(|block| assert!(add_row(&cache, block, 1000, 1)));
+    assert!(!cache.is_changed_and_short(50), "there are frames that nobody uses");
+    (0..FRAMES).for_each(|block| assert!(add_row(&cache, block, 1000, 1)));
+    assert!(cache.is_changed_and_short(50) && !cache.is_changed_and_short(100));
+    Store::default().write_all(&cache);
+    assert!(!cache.is_changed_and_short(50));
 }
 
 #[test]

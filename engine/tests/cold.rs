@@ -468,6 +468,50 @@ fn a_lost_manifest_is_made_anew_from_footers() {
     server.check();
 }
 
+fn copy_files(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_store_older_than_the_files_does_not_give_out_their_numbers() {
+    let server = Server::start();
+    let id = server.table(1, 10);
+    let directory = server.stop();
+    let (store, older) = (directory.path().join("store"), directory.path().join("older"));
+    copy_files(&store, &older);
+    let server = Server::start_in(directory);
+    server.job().flush_hot(id).unwrap().unwrap();
+    let record = server.job().client().segments(id, 0).unwrap().entries.remove(0);
+    let directory = server.stop();
+    fs::remove_dir_all(&store).unwrap();
+    copy_files(&older, &store);
+    {
+        // The copy does not have the rows either, and neither has the log any more.
+        let store = Store::open(&store, &StoreOptions::default()).unwrap();
+        assert!(store.segments().unwrap().is_empty());
+        let mut batch = store.batch();
+        (0..10).for_each(|block| batch.remove_page(PageKey::block(id, block)));
+        batch.write().unwrap();
+        store.flush().unwrap();
+    }
+    let server = Server::start_in(directory);
+    // Before anybody looks for what is lost, another flush runs.
+    insert_block(&server.memory.cache, &server.log, PageKey::block(id, 10), 3, &WaitForever).unwrap();
+    assert_eq!(server.job().flush_hot(id).unwrap().unwrap().cold, [10..11]);
+    let file = FileSource::open(&server.segments().join(&record.place.path)).unwrap();
+    let summary = SegmentReader::open(Arc::new(file)).unwrap().summary().unwrap();
+    let (segment, place, mode) = (record.segment, record.place.clone(), CommitMode::Adopt);
+    let commit = CommitSegment { storage: id, segment, place, partition: 0, schema_version: 1, mode, summary };
+    assert_eq!(server.job().client().commit_segment(commit).unwrap().cold, [0..10]);
+    assert_eq!(server.job().client().segments(id, 0).unwrap().entries.len(), 2);
+    server.check();
+    server.empty_cache();
+    server.check();
+}
+
 #[test]
 fn a_damaged_or_missing_file_costs_its_rows_only_and_is_named() {
     let server = Server::start();

@@ -196,14 +196,13 @@ impl Server {
 
     fn is_checkpoint_due(&self) -> bool {
         let dirty = self.cache.header().dirty_units.load(Ordering::Relaxed);
-        let dirty_limit = self.cache.memory_units() * settings::checkpoint_dirty_percent() / 100;
         let distance = wal::insert_lsn().0.saturating_sub(self.engine.durable().0);
         let elapsed = self.last_checkpoint.elapsed();
         // A limit that is passed at once again must not make one checkpoint follow the other.
         let rested = elapsed >= Duration::from_secs(1);
         let anything = dirty > 0 || distance >= segment_bytes();
         (anything && elapsed >= settings::checkpoint_interval())
-            || (rested && dirty > dirty_limit && self.cache.memory_is_short())
+            || (rested && self.cache.is_changed_and_short(settings::checkpoint_dirty_percent()))
             || (rested && distance > recovery_limit())
             || self.slot.is_wanted()
             || wal::slot_limit().is_some_and(|limit| distance > (limit / 4).max(segment_bytes()))

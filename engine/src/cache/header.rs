@@ -181,6 +181,11 @@ impl Header {
         self.next_segment.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Keeps a number from being given out.
+    pub fn skip_segment(&self, segment: u64) {
+        self.next_segment.fetch_max(segment.saturating_add(1), Ordering::Relaxed);
+    }
+
     /// Up to where the log is flushed, as last published.
     pub fn flushed(&self) -> Lsn {
         Lsn(self.flushed_lsn.load(Ordering::Acquire))

@@ -20,6 +20,12 @@ const ALL_PINNED_LIMIT: Duration = Duration::from_secs(10);
 
 const CACHE_IS_FULL: &str = "the KalamDB store takes no writes and its cache is full";
 
+#[cold]
+fn all_in_use() -> Error {
+    Error::new(ErrorKind::OutOfMemory, "all pages of the KalamDB cache are in use at the same time")
+        .with_hint("Raise \"kalam.cache_size\", or use fewer tables or partitions at a time.")
+}
+
 /// What tagging a frame for a page found.
 enum Tagged {
     /// The page was there already; it is pinned.
@@ -284,8 +290,7 @@ impl Cache {
             if self.has_unpinned_memory() {
                 all_pinned_since = None;
             } else if all_pinned_since.get_or_insert_with(Instant::now).elapsed() > ALL_PINNED_LIMIT {
-                return Err(Error::new(ErrorKind::OutOfMemory, "all pages of the KalamDB cache are in use at the same time")
-                    .with_hint("Raise \"kalam.cache_size\", or use fewer tables or partitions at a time."));
+                return Err(all_in_use());
             }
             waits += 1;
             if waits >= CLEAN_WAITS_MAX
@@ -299,10 +304,11 @@ impl Cache {
     /// Waits until pages take about as much memory as they may; no latch is held.
     ///
     /// # Errors
-    /// What `wait` ends the wait with; `DiskFull` or `Io` when the store takes no writes.
+    /// What `wait` ends the wait with; `DiskFull` or `Io` when the store takes no writes; `OutOfMemory` when no memory can be given back.
     #[cold]
     pub fn await_memory(&self, wait: &dyn Wait) -> Result<()> {
         let mut waits = 0;
+        let mut stuck_since = None;
         while self.memory_is_far_exceeded() {
             let header = self.header();
             let cleaned = header.cleaned.load(Ordering::Acquire);
@@ -310,6 +316,11 @@ impl Cache {
             raise(&header.writer_wake);
             futex::wait(&header.cleaned, cleaned);
             wait.pause()?;
+            if !self.memory_is_stuck() {
+                stuck_since = None;
+            } else if stuck_since.get_or_insert_with(Instant::now).elapsed() > ALL_PINNED_LIMIT {
+                return Err(all_in_use());
+            }
             waits += 1;
             if waits >= CLEAN_WAITS_MAX
                 && let Some(failure) = header.store_failure(CACHE_IS_FULL)

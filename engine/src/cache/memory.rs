@@ -79,10 +79,16 @@ impl Cache {
         self.header().resident_units.load(Ordering::Relaxed) >= self.memory_units()
     }
 
-    /// Whether so much memory is used that frames will soon have to be taken from pages.
-    pub fn memory_is_short(&self) -> bool {
-        let most = self.memory_units();
-        self.header().resident_units.load(Ordering::Relaxed) >= most - most / 8
+    /// Whether more than so much of the cache is changed, and pages will soon have to give way: as long as there is room nobody needs
+    /// clean frames.
+    pub fn is_changed_and_short(&self, percent: u64) -> bool {
+        let (header, most, frames) = (self.header(), self.memory_units(), u64::from(self.frame_count()));
+        let memory = header.dirty_units.load(Ordering::Relaxed) * 100 > most * percent
+            && header.resident_units.load(Ordering::Relaxed) >= most - most / 8;
+        // Small pages use up the frames of a cache that has memory for each of them. Counting those in use takes a look at all.
+        memory
+            || (u64::from(header.dirty_frames.load(Ordering::Relaxed)) * 100 > frames * percent
+                && u64::from(self.occupancy().0) >= frames - frames / 8)
     }
 
     /// Whether pages take more memory than they may: they have grown where they are.
@@ -180,6 +186,11 @@ impl Cache {
             raise(&self.header().cleaned);
         }
         trimmed
+    }
+
+    /// Whether nothing that the engine does can give memory back: all of it is in use, or the system does not take it.
+    pub(super) fn memory_is_stuck(&self) -> bool {
+        self.header().dirty_frames.load(Ordering::Relaxed) == 0 || !self.has_unpinned_memory()
     }
 
     /// Whether some memory belongs to a page that nobody uses at the moment.

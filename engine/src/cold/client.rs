@@ -39,6 +39,11 @@ impl<'w> Client<'w> {
         self.cache.header().allocate_segment()
     }
 
+    /// Keeps a number from being given out that a file has.
+    pub fn skip_segment(&self, segment: u64) {
+        self.cache.header().skip_segment(segment);
+    }
+
     /// Tells where the file of a segment is about to be stored: should this process end before the commit, the engine deletes it. For
     /// locations that others use as well, this is the only way in which files without an owner are found.
     ///

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
-use super::cold::Cold;
+use super::cold::{Cold, files};
 use super::{EngineConfig, stop_point};
 use crate::cache::{Cache, StorageInfo, WaitForever};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,7 +48,9 @@ pub(super) fn restore(cache: &Cache, store: &Store, config: &EngineConfig) -> Re
     for storage in cache.storages().in_use() {
         storage.stored_bytes.store(store.storage_bytes(storage.id()), Ordering::Relaxed);
     }
-    header.next_segment.fetch_max(store.next_segment()?, Ordering::SeqCst);
+    // A store that is older than the files must not give out their numbers again: a file says its number itself, and with the number
+    // taken its rows could not be had any more.
+    header.next_segment.fetch_max(store.next_segment()?.max(files::next_number(&config.segments)), Ordering::SeqCst);
     let cold = Cold::open(store)?;
     cold.storages().iter().for_each(|storage| cold.publish(cache, *storage));
     stop_point::reached("storages restored");

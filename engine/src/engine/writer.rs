@@ -90,8 +90,8 @@ impl Writer<'_> {
         let waits = header.counters.clean_waits.load(Ordering::Relaxed);
         let awaited = std::mem::replace(&mut self.waits_seen, waits) != waits;
         let most = self.shared.cache.memory_units();
-        // As long as there is memory nobody needs clean frames, and a page that changes again and again is best written seldom.
-        let many = self.shared.cache.memory_is_short() && header.dirty_units.load(Ordering::Relaxed) >= most / 2;
+        // A page that changes again and again is best written seldom.
+        let many = self.shared.cache.is_changed_and_short(50);
         if !awaited && !many && !self.shared.cache.memory_is_exceeded() {
             return Ok(false);
         }

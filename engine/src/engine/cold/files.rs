@@ -98,7 +98,32 @@ pub(super) struct Strays {
 /// rows, if the manifest was lost or is older than they are.
 pub(super) fn delete_drafts(shared: &Shared, started: SystemTime, crashed: bool) -> Result<Strays> {
     let mut strays = Strays::default();
-    let mut directories = vec![shared.config.segments.clone()];
+    visit_files(&shared.config.segments, &mut |path, segment, is_draft| {
+        if !is_draft {
+            strays.unknown += usize::from(!is_known(shared, segment, path));
+        } else if is_abandoned(path, started, crashed) {
+            fs::remove_file(path)?;
+            strays.deleted += 1;
+        }
+        Ok(())
+    })?;
+    Ok(strays)
+}
+
+/// The number behind those of all finished segments in a directory.
+pub(in crate::engine) fn next_number(directory: &Path) -> u64 {
+    let mut next = 0;
+    let seen = visit_files(directory, &mut |_, segment, is_draft| {
+        next = next.max(if is_draft { 0 } else { segment.saturating_add(1) });
+        Ok(())
+    });
+    debug_assert!(seen.is_ok(), "the visitor has no errors");
+    next
+}
+
+/// Shows all files of segments below a directory: their paths, their numbers, and whether they are drafts.
+fn visit_files(directory: &Path, visit: &mut dyn FnMut(&Path, u64, bool) -> Result<()>) -> Result<()> {
+    let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
         let Ok(entries) = fs::read_dir(&directory) else { continue };
         for entry in entries.flatten() {
@@ -108,16 +133,11 @@ pub(super) fn delete_drafts(shared: &Shared, started: SystemTime, crashed: bool)
             } else if kind.is_file()
                 && let Some((segment, is_draft)) = entry.file_name().to_str().and_then(segment_of_file)
             {
-                if !is_draft {
-                    strays.unknown += usize::from(!is_known(shared, segment, &entry.path()));
-                } else if is_abandoned(&entry.path(), started, crashed) {
-                    fs::remove_file(entry.path())?;
-                    strays.deleted += 1;
-                }
+                visit(&entry.path(), segment, is_draft)?;
             }
         }
     }
-    Ok(strays)
+    Ok(())
 }
 
 /// Whether a file is part of a table or about to be deleted.
