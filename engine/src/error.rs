@@ -98,6 +98,12 @@ impl Error {
         self.detail.clone().or_else(|| self.source.as_ref().map(sentence))
     }
 
+    /// The error as the server's log has it: its cause where what is told to users leaves that out.
+    pub fn for_log(&self) -> &Error {
+        let cause = self.source.as_ref().and_then(|source| source.downcast_ref::<Error>());
+        cause.filter(|_| self.detail.is_some()).unwrap_or(self)
+    }
+
     /// The hint.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()

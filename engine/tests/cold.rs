@@ -222,6 +222,57 @@ fn large_values_go_with_their_block_and_outlive_changes_of_it() {
     server.check();
 }
 
+/// A table in which value 1 is named by rows of blocks 0, 1 and `far`, twice in block 0.
+fn with_shared_value(server: &Server, far: u32) -> StorageId {
+    let (cache, log) = (server.memory.cache, &server.log);
+    let id = create_storage(&cache, log, relation(1));
+    let value = long_value(1);
+    insert_value(&cache, log, PageKey::block(id, 0), 1, &value, &WaitForever).unwrap();
+    for block in [0, 1, far] {
+        insert_pointer(&cache, log, PageKey::block(id, block), 1, value.len(), &WaitForever).unwrap();
+    }
+    set_references(&cache, log, id, 1, 4, &WaitForever).unwrap();
+    for block in 2..far {
+        insert_block(&cache, log, PageKey::block(id, block), 1, &WaitForever).unwrap();
+    }
+    id
+}
+
+#[test]
+fn a_value_of_several_blocks_goes_with_the_first_and_stays_with_the_last() {
+    // Which of the blocks change while the segment is written.
+    for changed in [vec![], vec![0], vec![1], vec![70], vec![0, 1], vec![1, 70], vec![0, 1, 70]] {
+        let server = Server::start();
+        let (cache, log) = (server.memory.cache, &server.log);
+        let id = with_shared_value(&server, 70);
+        let touch = || {
+            for &block in &changed {
+                delete_row(&cache, log, PageKey::block(id, block), 1, 900, &WaitForever).unwrap();
+                delete_row(&cache, log, PageKey::block(id, block), 1, 0, &WaitForever).unwrap();
+            }
+        };
+        let flushed = server.job().flush_after(id, CommitMode::Flush, &mut is_eligible, &mut || touch()).unwrap().unwrap();
+        let cold: Vec<u32> = flushed.cold.iter().cloned().flatten().collect();
+        assert!((0..=70).all(|block| cold.contains(&block) != changed.contains(&block)), "{changed:?}: {flushed:?}");
+        let stubs = server.job().client().value_stubs(id, 0).unwrap().entries;
+        assert_eq!(stubs.len(), usize::from(changed.len() < 3), "{changed:?}");
+        server.check();
+        server.empty_cache();
+        server.check();
+        // The others follow, in a segment of their own, which has the value as well.
+        if !changed.is_empty() {
+            assert_eq!(server.job().flush_hot(id).unwrap().unwrap().left_out, []);
+        }
+        server.empty_cache();
+        server.check();
+        server.job().compact(id).unwrap();
+        server.job().client().delete_unused().unwrap();
+        assert_eq!(server.files().len(), 1, "{changed:?}");
+        let server = server.restart();
+        server.check();
+    }
+}
+
 #[test]
 fn a_page_that_changes_after_the_copy_is_left_out() {
     let server = Server::start();
@@ -539,6 +590,35 @@ fn a_damaged_or_missing_file_costs_its_rows_only_and_is_named() {
     assert!((0..4).all(|block| server.read(broken, block).unwrap()));
     assert!(server.engine.take_messages().iter().any(|line| line.contains(&expected)));
     server.check();
+}
+
+#[test]
+fn the_path_of_a_users_segment_is_for_the_servers_log() {
+    let server = Server::start();
+    let id = server.table(1, 4);
+    let commit = |hide: bool| {
+        let mut commit = server.job().written(id, CommitMode::Flush, &mut is_eligible).unwrap().unwrap();
+        commit.partition = 7;
+        let path = server.segments().join(&commit.place.path);
+        if hide {
+            fs::remove_file(&path).unwrap();
+        }
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (server.job().client().commit_segment(commit), path, name)
+    };
+    let is_hidden = |error: Error, name: &str| {
+        let told = format!("{} {} {}", error.message(), error.detail().unwrap(), error.hint().unwrap());
+        assert!(error.kind() == ErrorKind::StorageMissing && !told.contains("segment-"), "{told}");
+        let log = server.engine.take_messages();
+        assert!(log.iter().any(|line| line.contains(name) && line.contains("No such file")), "{log:?}");
+    };
+    let (refused, _, name) = commit(true);
+    is_hidden(refused.unwrap_err(), &name);
+    let (committed, path, name) = commit(false);
+    assert_eq!(committed.unwrap().cold, [0..4]);
+    server.empty_cache();
+    fs::remove_file(path).unwrap();
+    is_hidden(server.read(id, 2).unwrap_err(), &name);
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Target {
     pub fn store(&self, table: &Table, segment: u64, draft: &Path) -> Result<FilePlace> {
         let name = segment_file_name(table.storage.id, segment, random());
         let names = Names { namespace: &self.namespace, table: &self.table, user: self.user.as_deref() };
-        let path = self.location.object_path(&names, &name)?;
+        let path = self.location.object_path(&names, &name).map_err(|error| self.without_user(error))?;
         // SAFETY: a plain global of the backend.
         let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
         let place = FilePlace { database, location: self.location.name().to_owned(), path };

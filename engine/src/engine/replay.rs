@@ -180,8 +180,10 @@ fn quarantine(shared: &Shared, key: PageKey, end: Lsn, cause: &Error) -> Result<
     batch.write()?;
     shared.quarantine.insert(key);
     shared.say(format!(
-        "page {:#x} of storage {} is lost: the log record that ends at {end} cannot be replayed: {cause}",
-        key.page.0, key.storage.0
+        "page {:#x} of storage {} is lost: the log record that ends at {end} cannot be replayed: {}",
+        key.page.0,
+        key.storage.0,
+        cause.for_log()
     ));
     Ok(())
 }

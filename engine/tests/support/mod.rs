@@ -504,9 +504,16 @@ pub fn insert_value(cache: &Cache, log: &Log, key: PageKey, value: u32, bytes: &
         });
         apply(log, &mut [guard], &record);
     }
+    insert_pointer(cache, log, key, value, bytes.len(), wait)
+}
+
+/// Adds a row that names a value of a length; whoever counts the rows is told separately.
+pub fn insert_pointer(cache: &Cache, log: &Log, key: PageKey, value: u32, length: usize, wait: &dyn Wait) -> Result<Lsn> {
+    let place = cache.storages().find_id(key.storage).ok_or_else(|| Error::internal("no storage"))?;
+    let descriptor = cache.storages().at(place);
     // Postgres' TOAST pointer: two bytes of tag, raw size, stored size, value and table.
     let mut body = vec![24, 0, 1, 18];
-    for word in [bytes.len() as u32 + 4, bytes.len() as u32, value, 16_400] {
+    for word in [length as u32 + 4, length as u32, value, 16_400] {
         body.extend_from_slice(&word.to_le_bytes());
     }
     descriptor.note_block(key.page.as_block().expect("a page of rows"));

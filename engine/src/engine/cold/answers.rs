@@ -91,7 +91,13 @@ fn serve(shared: &Shared, class: RequestClass, between: &mut dyn FnMut(&Shared))
                 request.leave();
                 break;
             }
-            answered => answered.unwrap_or_else(|error| Told::failed(&error)),
+            Err(error) => {
+                if !std::ptr::eq(error.for_log(), &error) {
+                    shared.say(error.for_log().to_string());
+                }
+                Told::failed(&error)
+            }
+            Ok(told) => told,
         };
         match pack(&told, shared.store.directory(), Told::InFile) {
             Ok(bytes) => request.answer(&bytes),

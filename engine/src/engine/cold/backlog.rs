@@ -74,7 +74,7 @@ impl Backlog {
         let mut complained = lock(&self.complained);
         if complained.is_none_or(|when| when.elapsed() >= COMPLAINT_INTERVAL) {
             *complained = Some(Instant::now());
-            shared.say(error.to_string());
+            shared.say(error.for_log().to_string());
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use super::files;
 use crate::cache::{Load, LoadReport};
 use crate::cold::SegmentRecord;
 use crate::engine::shared::{Shared, lock};
@@ -250,7 +251,8 @@ fn unreadable(key: PageKey, segment: u64, kind: ErrorKind) -> Error {
     Error::new(kind, format!("could not read {page} of storage {} from segment {segment}", key.storage.0))
 }
 
-/// The error of a page, from what went wrong with its segment.
+/// The error of a page, from what went wrong with its segment. The path of a user's rows says whose they are, and it is not only the user
+/// who reads them: the table's owner builds indexes and has segments compacted.
 fn describe(key: PageKey, record: &SegmentRecord, cause: &Error) -> Error {
     let place = &record.place;
     let detail = format!("File \"{}\" of storage \"{}\": {}", place.path, place.location, sentence(cause));
@@ -259,5 +261,9 @@ fn describe(key: PageKey, record: &SegmentRecord, cause: &Error) -> Error {
         ErrorKind::StorageMissing => "Bring the file back from a backup. Rows of other files are not affected.",
         _ => "Try again when the storage can be reached. Rows of other files are not affected.",
     };
-    unreadable(key, record.segment, cause.kind()).with_detail(detail).with_hint(hint)
+    let error = unreadable(key, record.segment, cause.kind()).with_detail(detail).with_hint(hint);
+    if record.partition == 0 {
+        return error;
+    }
+    unreadable(key, record.segment, cause.kind()).with_detail(files::PATH_IS_IN_THE_LOG).with_hint(hint).with_source(error)
 }

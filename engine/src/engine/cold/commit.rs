@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{flush, now, readers};
+use super::{files, flush, now, readers};
 use crate::cache::{ForCooling, futex, raise};
 use crate::cold::{CommitMode, CommitSegment, Committed, Garbage, SegmentRecord, push_to_ranges};
 use crate::engine::shared::{Shared, lock};
@@ -41,13 +41,15 @@ pub(super) fn commit(shared: &Shared, commit: &CommitSegment) -> Result<Committe
     if known.as_ref().is_some_and(|known| known.place != record.place) {
         return Err(Error::new(ErrorKind::InvalidInput, format!("segment {} exists already", commit.segment)));
     }
-    let reader = readers::open(shared, &record)?;
-    if reader.summary()?.rows != commit.summary.rows {
+    let opened = readers::open(shared, &record).and_then(|reader| Ok((reader.summary()?.rows, reader)));
+    let (rows, reader) = opened.map_err(|error| files::without_user(&record, error))?;
+    if rows != commit.summary.rows {
         return Err(Error::new(ErrorKind::InvalidInput, format!("segment {} is not the one of its summary", commit.segment)));
     }
     await_log(shared, &commit.summary.blocks)?;
     let is_repeated = known.is_some();
-    let mut commit = Commit { shared, commit, reader, is_repeated, older: HashMap::new(), result: Committed::default() };
+    let shares = shares_of(&commit.summary.values);
+    let mut commit = Commit { shared, commit, reader, is_repeated, older: HashMap::new(), shares, result: Committed::default() };
     commit.prepare(&record)?;
     stop_point::reached("segment prepared");
     let committed = commit.cool();
@@ -118,6 +120,27 @@ fn value_key(storage: StorageId, value: u32) -> PageKey {
     PageKey { storage, page: PageNumber::overflow(value, 0) }
 }
 
+/// A value that rows of several blocks of the segment name: its stub serves all of them.
+struct Share {
+    /// Blocks of which it is not decided whether they become cold.
+    undecided: u32,
+    /// The value's LSN, once a block has become cold with it.
+    cold: Option<Lsn>,
+}
+
+/// The values that several blocks name. Values stand in the order of their blocks.
+fn shares_of(values: &[ValueStub]) -> HashMap<u32, Share> {
+    let mut blocks: HashMap<u32, (u32, u32)> = HashMap::new();
+    for value in values {
+        let (last, count) = blocks.entry(value.value).or_insert((value.block, 1));
+        if *last != value.block {
+            (*last, *count) = (value.block, *count + 1);
+        }
+    }
+    let shared = blocks.into_iter().filter(|(_, (_, count))| *count > 1);
+    shared.map(|(value, (_, count))| (value, Share { undecided: count, cold: None })).collect()
+}
+
 struct Commit<'a> {
     shared: &'a Shared,
     commit: &'a CommitSegment,
@@ -126,6 +149,7 @@ struct Commit<'a> {
     is_repeated: bool,
     /// The stubs that values had before, for those whose block stays hot.
     older: HashMap<u32, Option<ValueStub>>,
+    shares: HashMap<u32, Share>,
     result: Committed,
 }
 
@@ -139,7 +163,7 @@ struct Candidate<'a> {
     image: Option<Vec<u8>>,
 }
 
-impl Commit<'_> {
+impl<'a> Commit<'a> {
     fn storage(&self) -> StorageId {
         self.commit.storage
     }
@@ -149,7 +173,7 @@ impl Commit<'_> {
     }
 
     /// The values of a block; they stand in the order of their blocks.
-    fn values_of(&self, block: u32) -> &[ValueStub] {
+    fn values_of(&self, block: u32) -> &'a [ValueStub] {
         let values = &self.commit.summary.values;
         let range: Range<usize> =
             values.partition_point(|value| value.block < block)..values.partition_point(|value| value.block <= block);
@@ -221,11 +245,12 @@ impl Commit<'_> {
         Ok(())
     }
 
-    fn cool_chunk(&mut self, chunk: &[BlockStub]) -> Result<()> {
+    fn cool_chunk(&mut self, chunk: &'a [BlockStub]) -> Result<()> {
         let shared = self.shared;
         let _order = shared.cold.between_pages();
         self.check_storage()?;
         let mut candidates = Vec::with_capacity(chunk.len());
+        let mut kept_values = HashMap::new();
         let mut batch = shared.store.batch();
         let mut outcome = Vec::with_capacity(chunk.len());
         for stub in chunk {
@@ -237,12 +262,12 @@ impl Commit<'_> {
             }
             // A block that is cold in another segment was flushed there later.
             let is_taken = self.commit.mode == CommitMode::Adopt && present.is_some();
-            let candidate = if is_taken { None } else { self.candidate(stub)? };
+            let candidate = if is_taken { None } else { self.candidate(stub, &mut kept_values)? };
             outcome.push((stub.block, candidate.is_some()));
-            match candidate {
-                Some(candidate) => candidates.push(candidate),
-                None => self.leave_values(stub.block, &mut batch),
-            }
+            candidates.extend(candidate);
+        }
+        for &(block, is_cold) in &outcome {
+            self.decide_on_values(block, is_cold, &mut batch);
         }
         for candidate in &candidates {
             self.describe(candidate, &mut batch);
@@ -259,8 +284,9 @@ impl Commit<'_> {
         Ok(())
     }
 
-    /// Keeps a block's pages from everybody if they are what was copied into the segment.
-    fn candidate<'c>(&'c self, stub: &'c BlockStub) -> Result<Option<Candidate<'c>>> {
+    /// Keeps a block's pages from everybody if they are what was copied into the segment. A value that another block of the batch has
+    /// kept is kept for all; `kept_values` has the LSNs.
+    fn candidate(&self, stub: &'a BlockStub, kept_values: &mut HashMap<u32, Lsn>) -> Result<Option<Candidate<'a>>> {
         let mut candidate = Candidate { stub, values: self.values_of(stub.block), kept: Vec::new(), image: None };
         if !self.keep(self.block_key(stub.block), stub.lsn, &mut candidate.kept)? {
             return Ok(None);
@@ -268,11 +294,19 @@ impl Commit<'_> {
         if self.commit.mode == CommitMode::Adopt && matches!(candidate.kept[..], [ForCooling::Latched(_)]) {
             self.reader.build_page(stub, candidate.image.insert(Vec::new()))?;
         }
+        let mut own: Vec<(u32, Lsn)> = Vec::new();
         for value in candidate.values.iter().filter(|value| self.has_chunks(value)) {
-            if !self.keep(value_key(self.storage(), value.value), value.lsn, &mut candidate.kept)? {
-                return Ok(None);
+            let kept = own.iter().find(|(number, _)| *number == value.value).map(|(_, lsn)| lsn);
+            match kept.or_else(|| kept_values.get(&value.value)) {
+                Some(lsn) if *lsn == value.lsn => {}
+                Some(_) => return Ok(None),
+                None if self.keep(value_key(self.storage(), value.value), value.lsn, &mut candidate.kept)? => {
+                    own.push((value.value, value.lsn));
+                }
+                None => return Ok(None),
             }
         }
+        kept_values.extend(own);
         Ok(Some(candidate))
     }
 
@@ -286,8 +320,11 @@ impl Commit<'_> {
                 (page.kind() != PageKind::Unused && !is_cold_block).then(|| page.lsn())
             }
             ForCooling::Reserved(_) => match (self.shared.store.page_lsn(key)?, key.page.as_overflow()) {
-                // A value that is cold already, in an older segment.
-                (None, Some((value, _))) => self.older.get(&value).and_then(|older| older.map(|older| older.lsn)),
+                // A value that is cold already, in an older segment or with another block of this one.
+                (None, Some((value, _))) => {
+                    let older = self.older.get(&value).and_then(|older| older.map(|older| older.lsn));
+                    older.or_else(|| self.shares.get(&value)?.cold)
+                }
                 (lsn, _) => lsn,
             },
         };
@@ -301,9 +338,14 @@ impl Commit<'_> {
             }
             ForCooling::Reserved(_) => true,
         };
+        // Another block has brought a value with it.
+        let is_known = key.page.as_overflow().is_some_and(|(value, _)| match &page {
+            ForCooling::Latched(guard) => guard.page().is_cold(),
+            ForCooling::Reserved(_) => found.is_some() && self.shares.get(&value).is_some_and(|share| share.cold == found),
+        });
         kept.push(page);
         Ok(match self.commit.mode {
-            CommitMode::Adopt => found.is_none() && is_empty,
+            CommitMode::Adopt => is_known || (found.is_none() && is_empty),
             _ => found == Some(lsn),
         })
     }
@@ -344,13 +386,26 @@ impl Commit<'_> {
         }
     }
 
-    /// Gives the values of a block that stays hot the stubs they had.
-    fn leave_values(&self, block: u32, batch: &mut Batch<'_>) {
-        // An earlier attempt may have made the block cold; changed since, it may still name values of this segment.
-        if self.is_repeated {
-            return;
-        }
-        for value in self.values_of(block) {
+    /// Notes what becomes of a block. Values that no block of the segment took with it get the stubs back that they had.
+    fn decide_on_values(&mut self, block: u32, is_cold: bool, batch: &mut Batch<'_>) {
+        let values = self.values_of(block);
+        for (place, value) in values.iter().enumerate() {
+            if values[..place].iter().any(|other| other.value == value.value) {
+                continue;
+            }
+            if let Some(share) = self.shares.get_mut(&value.value) {
+                share.undecided = share.undecided.saturating_sub(1);
+                if is_cold {
+                    share.cold = Some(value.lsn);
+                }
+                if share.undecided > 0 || share.cold.is_some() {
+                    continue;
+                }
+            }
+            // An earlier attempt may have made the block cold; changed since, it may still name values of this segment.
+            if is_cold || self.is_repeated {
+                continue;
+            }
             let key = value_key(self.storage(), value.value);
             match self.older.get(&value.value) {
                 Some(Some(older)) => batch.put_stub(key, &older.to_bytes()),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::cache::Wait;
-use crate::cold::{FilePlace, LOCAL, segment_of_file};
+use crate::cold::{FilePlace, LOCAL, SegmentRecord, segment_of_file};
 use crate::engine::shared::{Shared, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::location::{Definition, Location};
@@ -69,6 +69,22 @@ fn definition_of(shared: &Shared, place: &FilePlace) -> Result<Definition> {
         None => Err(Error::new(ErrorKind::Unavailable, format!("the engine does not know the storage \"{}\"", place.location))
             .with_hint("Give the storage its definition again with kalam.alter_storage().")),
     }
+}
+
+/// What is told instead of a path that names a user.
+pub(super) const PATH_IS_IN_THE_LOG: &str = "The server's log has the path and the reason.";
+
+/// A failure with a segment as it is told: whose rows a user's segment has is for the server's log.
+pub(super) fn without_user(record: &SegmentRecord, error: Error) -> Error {
+    if record.partition == 0 {
+        return error;
+    }
+    let told = Error::new(error.kind(), format!("could not read segment {}", record.segment)).with_detail(PATH_IS_IN_THE_LOG);
+    match error.hint() {
+        Some(hint) => told.with_hint(hint.to_owned()),
+        None => told,
+    }
+    .with_source(error)
 }
 
 /// Opens the file of a segment that has `bytes` bytes.

@@ -38,7 +38,7 @@ pub enum Outcome {
 type Fault = fn(&Installation) -> Result<Outcome>;
 
 /// The longest first.
-const FAULTS: [(&str, Fault); 19] = [
+const FAULTS: [(&str, Fault); 20] = [
     ("store_full", disk::store_full),
     ("disk_full", disk::disk_full),
     ("bucket_unreachable", bucket::unreachable),
@@ -46,6 +46,7 @@ const FAULTS: [(&str, Fault); 19] = [
     ("bucket_round_trip", bucket::round_trip),
     ("manifest_lost", segments::manifest_lost),
     ("uncommitted_files", segments::uncommitted_files),
+    ("user_files_missing", segments::user_files_missing),
     ("missing_rights", store::missing_rights),
     ("two_servers", store::two_servers),
     ("job_killed", jobs::job_killed),

@@ -221,6 +221,47 @@ pub fn uncommitted_files(installation: &Installation) -> Result<Outcome> {
     Ok(Outcome::Passed("the announced file and the draft are gone, files of others stay".into()))
 }
 
+/// The files of a user's segments are gone: who compacts or indexes the table for all users is told, but not whose rows they were.
+pub fn user_files_missing(installation: &Installation) -> Result<Outcome> {
+    let mut bed = Bed::started(installation, "userfiles", &[("kalam.flush_policy", "off")])?;
+    let mut client = bed.connect()?;
+    client.batch_execute(
+        "CREATE ROLE keeper; CREATE SCHEMA own AUTHORIZATION keeper; SET ROLE keeper;
+         CREATE TABLE own.diary (id int PRIMARY KEY, body text) USING kalam_user;
+         RESET ROLE; SET kalam.user_id = 'hidden_alice'",
+    )?;
+    for part in 0..4 {
+        client.batch_execute(&format!(
+            "INSERT INTO own.diary SELECT {part} * 1000 + i, repeat('a', 200) FROM generate_series(1, 500) i"
+        ))?;
+        flush(&mut client, "own.diary")?;
+    }
+    drop(client);
+    bed.stop()?;
+    let files = Command::new("find")
+        .arg(bed.cluster.data().join("kalamdb_segments"))
+        .args(["-path", "*hidden_alice*", "-name", "*.parquet", "-print", "-delete"])
+        .output()?;
+    let files = String::from_utf8_lossy(&files.stdout).lines().count();
+    ensure!(files >= 4, "{files} files name the user");
+    bed.start()?;
+    let mut client = bed.connect()?;
+    client.batch_execute("SET ROLE keeper")?;
+    for statement in ["SELECT kalam.compact('own.diary', wait => true)", "REINDEX TABLE own.diary"] {
+        let error = client.simple_query(statement).err().with_context(|| format!("{statement}: no error"))?;
+        let text = sql::describe(&error);
+        ensure!(!text.contains("alice") && !text.contains(".parquet"), "{statement}: {text}");
+    }
+    let row = client.query_one("SELECT j::text FROM kalam.jobs j WHERE error IS NOT NULL", &[])?;
+    let job: String = row.get(0);
+    ensure!(job.contains("server's log") && !job.contains("alice") && !job.contains(".parquet"), "{job}");
+    eventually(|| {
+        let log = fs::read_to_string(bed.cluster.log_path())?;
+        Ok(ensure!(log.lines().any(|line| line.contains("hidden_alice/") && line.contains("No such file")), "no path in the log"))
+    })?;
+    Ok(Outcome::Passed(format!("{files} files are missing, and only the server's log says whose")))
+}
+
 /// Makes a file that was written hours ago.
 fn make_old(path: &Path) -> Result<()> {
     fs::create_dir_all(path.parent().context("a file in no directory")?)?;
