@@ -10,22 +10,6 @@ CREATE FUNCTION flush_once(regclass, OUT rows bigint, OUT blocks bigint, OUT seg
     RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/kalamdb', 'flush_inline_wrapper';
 CREATE FUNCTION compact(regclass, OUT rows bigint, OUT blocks bigint, OUT segments bigint, OUT left_out bigint, OUT gone bool)
     RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/kalamdb', 'compact_inline_wrapper';
--- Flushes until all rows of a table are cold: a snapshot of autovacuum may keep some hot for a moment.
-CREATE PROCEDURE flush(relation regclass) LANGUAGE plpgsql AS $$
-DECLARE
-    total bigint;
-BEGIN
-    EXECUTE format('SELECT count(*) FROM %s', relation) INTO total;
-    PERFORM kalam.checkpoint();
-    FOR attempt IN 1 .. 3000 LOOP
-        PERFORM flush_once(relation);
-        COMMIT;
-        IF total = (SELECT coalesce(sum(live_rows), 0) FROM kalam.table_segments(relation)) THEN RETURN; END IF;
-        PERFORM pg_sleep(0.01);
-        COMMIT;
-    END LOOP;
-    RAISE 'rows of % stay hot', relation;
-END $$;
 CREATE FUNCTION cold_share(relation regclass) RETURNS numeric LANGUAGE plpgsql AS $$
 DECLARE
     total bigint;

@@ -9,22 +9,6 @@ SET search_path = cold_storage, public;
 SELECT regexp_replace(current_setting('data_directory'), '/[^/]*$', '/regress_cold') AS directory, current_database() AS database \gset
 SELECT kalam.create_storage('cold_second', 'file://' || :'directory');
 SELECT kalam.create_storage('cold_third', 'file://' || :'directory' || '3', '{"user_template": "people/{table}/{user}"}');
--- Flushes until all rows of a table are cold: a snapshot of autovacuum may keep some hot for a moment.
-CREATE PROCEDURE flush(relation regclass) LANGUAGE plpgsql AS $$
-DECLARE
-    total bigint;
-BEGIN
-    EXECUTE format('SELECT count(*) FROM %s', relation) INTO total;
-    PERFORM kalam.checkpoint();
-    FOR attempt IN 1 .. 3000 LOOP
-        PERFORM kalam.flush(relation, wait => true);
-        COMMIT;
-        IF total = (SELECT coalesce(sum(live_rows), 0) FROM kalam.table_segments(relation)) THEN RETURN; END IF;
-        PERFORM pg_sleep(0.01);
-        COMMIT;
-    END LOOP;
-    RAISE 'rows of % stay hot', relation;
-END $$;
 CREATE FUNCTION compact(regclass, OUT rows bigint, OUT blocks bigint, OUT segments bigint, OUT left_out bigint, OUT gone bool)
     RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/kalamdb', 'compact_inline_wrapper';
 CREATE FUNCTION files(relation regclass, OUT location text, OUT path text, OUT rows bigint, OUT live_rows bigint)

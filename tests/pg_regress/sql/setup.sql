@@ -67,6 +67,23 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Flushes until all rows of a table are cold: a snapshot of autovacuum may keep some hot for a moment.
+CREATE PROCEDURE flush(relation regclass) LANGUAGE plpgsql AS $$
+DECLARE
+    total bigint;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM %s', relation) INTO total;
+    PERFORM kalam.checkpoint();
+    FOR attempt IN 1 .. 3000 LOOP
+        PERFORM kalam.flush(relation, wait => true);
+        COMMIT;
+        IF total = (SELECT coalesce(sum(live_rows), 0) FROM kalam.table_segments(relation)) THEN RETURN; END IF;
+        PERFORM pg_sleep(0.01);
+        COMMIT;
+    END LOOP;
+    RAISE 'rows of % stay hot', relation;
+END $$;
+
 -- Runs a statement and says how it ended: 'ok' with the number of rows, or the
 -- SQLSTATE of its error.
 CREATE FUNCTION outcome(statement text) RETURNS text
