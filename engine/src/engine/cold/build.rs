@@ -127,8 +127,10 @@ fn serve(shared: &Shared, load: Load, image: &mut Vec<u8>) {
             finished
         }
         Err(error) => {
+            // Whoever is referred to the server's log finds it there.
+            shared.cold.backlog.complain(shared, &error);
             load.fail_with(&error);
-            Err(error)
+            return;
         }
     };
     if let Err(error) = finished {
