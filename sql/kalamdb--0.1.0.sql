@@ -445,9 +445,17 @@ REVOKE ALL ON FUNCTION kalam.prepare_ddl() FROM PUBLIC;
 
 CREATE EVENT TRIGGER kalam_user_tables ON ddl_command_start
     WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE INDEX', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE MATERIALIZED VIEW',
-        'CREATE SCHEMA', 'ALTER DOMAIN', 'ALTER TYPE')
+        'CREATE SCHEMA', 'ALTER DOMAIN', 'ALTER TYPE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'ALTER MATERIALIZED VIEW')
     EXECUTE FUNCTION kalam.prepare_ddl();
 COMMENT ON EVENT TRIGGER kalam_user_tables IS 'user tables of KalamDB: a column "_user_id", and keys that begin with it';
+
+CREATE FUNCTION kalam.complete_table() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'kalam_complete_table';
+COMMENT ON FUNCTION kalam.complete_table() IS 'gives the column "_user_id" of a table that was made from a query its default';
+REVOKE ALL ON FUNCTION kalam.complete_table() FROM PUBLIC;
+CREATE EVENT TRIGGER kalam_new_user_tables ON ddl_command_end WHEN TAG IN ('CREATE TABLE AS', 'SELECT INTO')
+    EXECUTE FUNCTION kalam.complete_table();
+COMMENT ON EVENT TRIGGER kalam_new_user_tables IS 'user tables of KalamDB that were made from a query: the default of "_user_id"';
 
 -- Table options
 

@@ -8,6 +8,8 @@ use std::sync::atomic::Ordering;
 use kalamdb_engine::cache::RelationFile;
 use pgrx::pg_sys;
 
+use crate::ffi::utility::elements;
+
 #[cfg(target_arch = "x86_64")]
 type AtomicSpinLock = std::sync::atomic::AtomicU8;
 #[cfg(not(target_arch = "x86_64"))]
@@ -276,5 +278,39 @@ pub unsafe fn set_bitmap_blocks(state: *mut pg_sys::BitmapHeapScanState, exact: 
             (*state).stats.exact_pages = exact;
             (*state).stats.lossy_pages = lossy;
         }
+    }
+}
+
+/// The steps by which a node of a plan chooses partitions when it runs.
+///
+/// # Safety
+/// A node of a finished plan.
+#[cfg_attr(not(feature = "pg18"), allow(unused_variables, reason = "the node has them itself"))]
+pub unsafe fn pruning_steps(statement: *mut pg_sys::PlannedStmt, plan: *mut pg_sys::Plan) -> Vec<*mut pg_sys::Node> {
+    // SAFETY: the tag says which struct it is; lists of a plan do not change.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        let info = match (*plan).type_ {
+            pg_sys::NodeTag::T_Append => (*plan.cast::<pg_sys::Append>()).part_prune_info,
+            pg_sys::NodeTag::T_MergeAppend => (*plan.cast::<pg_sys::MergeAppend>()).part_prune_info,
+            _ => std::ptr::null_mut(),
+        };
+        #[cfg(feature = "pg18")]
+        let info = {
+            let place = match (*plan).type_ {
+                pg_sys::NodeTag::T_Append => (*plan.cast::<pg_sys::Append>()).part_prune_index,
+                pg_sys::NodeTag::T_MergeAppend => (*plan.cast::<pg_sys::MergeAppend>()).part_prune_index,
+                _ => -1,
+            };
+            let infos = elements::<pg_sys::PartitionPruneInfo>((*statement).partPruneInfos);
+            usize::try_from(place).ok().and_then(|place| infos.get(place).copied()).unwrap_or(std::ptr::null_mut())
+        };
+        if info.is_null() {
+            return Vec::new();
+        }
+        let hierarchies = elements::<pg_sys::List>((*info).prune_infos).iter();
+        let tables = hierarchies.flat_map(|list| elements::<pg_sys::PartitionedRelPruneInfo>(*list));
+        let lists = tables.flat_map(|table| [(**table).initial_pruning_steps, (**table).exec_pruning_steps]);
+        lists.flat_map(|list| elements::<pg_sys::Node>(list)).copied().collect()
     }
 }

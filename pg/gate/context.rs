@@ -91,9 +91,15 @@ pub fn is_partitioned(rel: pg_sys::Relation) -> bool {
     // SAFETY: an open relation.
     let partitioned = unsafe { tableam::is_partitioned_routine((*rel).rd_tableam) };
     if partitioned {
-        MET.set(true);
+        meet();
     }
     partitioned
+}
+
+/// Notes that the process has met a user table.
+#[inline]
+pub fn meet() {
+    MET.set(true);
 }
 
 /// For whom the running statement acts.

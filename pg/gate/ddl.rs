@@ -5,7 +5,9 @@
 //! the column and unique indexes that do not begin with it, should both have been passed by.
 
 mod columns;
+mod create_as;
 mod keys;
+mod trees;
 
 use std::ffi::{CStr, c_char};
 
@@ -13,9 +15,10 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::context::{enter_utility, leave_utility, work_on_whole_tables};
 use super::is_user_table;
+use super::planner::nodes;
+use super::tree::{Kind, is_user_method};
 use crate::error::{SqlError, raise};
 use crate::ffi::utility::Statement;
-use crate::tableam;
 
 /// Changes a statement that concerns user tables, and has it run as what it is for the gate.
 ///
@@ -49,7 +52,16 @@ unsafe fn changes(node: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag::*;
     // SAFETY: every node begins with its tag.
     let tag = unsafe { (*node).type_ };
-    matches!(tag, T_CreateStmt | T_AlterTableStmt | T_IndexStmt | T_RenameStmt | T_CreateTableAsStmt | T_ClusterStmt)
+    matches!(
+        tag,
+        T_CreateStmt
+            | T_CreateForeignTableStmt
+            | T_AlterTableStmt
+            | T_IndexStmt
+            | T_RenameStmt
+            | T_CreateTableAsStmt
+            | T_ClusterStmt
+    )
 }
 
 /// Whether a statement scans and writes tables on behalf of everybody who has rows there. Queries that it runs have their own user.
@@ -92,6 +104,8 @@ unsafe fn prepare(node: *mut pg_sys::Node) {
     unsafe {
         if let Some(create) = cast!(node, T_CreateStmt, CreateStmt) {
             columns::prepare_create(create);
+        } else if let Some(create) = cast!(node, T_CreateForeignTableStmt, CreateForeignTableStmt) {
+            trees::check_parents(create.base.inhRelations, Kind::Other);
         } else if let Some(alter) = cast!(node, T_AlterTableStmt, AlterTableStmt) {
             columns::prepare_alter(alter);
         } else if let Some(index) = cast!(node, T_IndexStmt, IndexStmt) {
@@ -99,7 +113,7 @@ unsafe fn prepare(node: *mut pg_sys::Node) {
         } else if let Some(rename) = cast!(node, T_RenameStmt, RenameStmt) {
             columns::check_rename(rename);
         } else if let Some(create) = cast!(node, T_CreateTableAsStmt, CreateTableAsStmt) {
-            columns::refuse_create_as(create);
+            create_as::prepare(create);
         } else if let Some(cluster) = cast!(node, T_ClusterStmt, ClusterStmt) {
             keys::check_cluster(cluster);
         }
@@ -148,36 +162,34 @@ unsafe fn name_of<'n>(name: *const c_char) -> &'n CStr {
     unsafe { if name.is_null() { c"" } else { CStr::from_ptr(name) } }
 }
 
-/// The access method's routine behind a name, if it is one of a table.
+/// Whether a name is that of an access method whose tables have rows of users.
 unsafe fn is_partitioned_method(name: &CStr) -> bool {
     // SAFETY: looks into the catalog's cache.
+    let method = unsafe { pg_sys::get_am_oid(name.as_ptr(), true) };
+    method != pg_sys::InvalidOid && is_user_method(method)
+}
+
+/// The relation of a name, if it exists. The statement itself takes the lock, and looks the name up again.
+unsafe fn relation(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    // SAFETY: a parsed name.
     unsafe {
-        let method = pg_sys::get_am_oid(name.as_ptr(), true);
-        if method == pg_sys::InvalidOid {
-            return false;
-        }
-        let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AMOID as i32, method.into());
-        if row.is_null() {
-            return false;
-        }
-        let form = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_am>();
-        let (kind, handler) = (form.amtype as u8, form.amhandler);
-        pg_sys::ReleaseSysCache(row);
-        kind == pg_sys::AMTYPE_TABLE && tableam::is_partitioned_routine(pg_sys::GetTableAmRoutine(handler))
+        let flags = pg_sys::RVROption::RVR_MISSING_OK;
+        let found = pg_sys::RangeVarGetRelidExtended(range, pg_sys::NoLock as i32, flags, None, std::ptr::null_mut());
+        (found != pg_sys::InvalidOid).then_some(found)
     }
 }
 
-/// The table that a statement is about, if it is a user table that exists.
+/// The table that a statement is about, if it is a user table that exists, or partitioned into some.
 unsafe fn user_table(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
-    // SAFETY: a parsed name; the statement itself takes the lock, and looks the name up again.
+    // SAFETY: a parsed name.
     unsafe {
         if range.is_null() {
             return None;
         }
-        let flags = pg_sys::RVROption::RVR_MISSING_OK;
-        let table = pg_sys::RangeVarGetRelidExtended(range, pg_sys::NoLock as i32, flags, None, std::ptr::null_mut());
-        let kind = if table == pg_sys::InvalidOid { 0 } else { pg_sys::get_rel_relkind(table) as u8 };
-        (kind == pg_sys::RELKIND_RELATION && is_user_table(table).is_some()).then_some(table)
+        let table = relation(range)?;
+        let kind = pg_sys::get_rel_relkind(table) as u8;
+        let may_be = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE);
+        (may_be && is_user_table(table).is_some()).then_some(table)
     }
 }
 

@@ -3,7 +3,7 @@
 use pgrx::{pg_guard, pg_sys};
 
 use super::context::{User, in_key_check, is_partitioned, user_of_session};
-use super::{Access, access_for_estimate, is_user_table};
+use super::{Access, access_for_estimate, is_user_table, may_have_users};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
 use crate::tableam::partition;
@@ -78,10 +78,7 @@ unsafe extern "C-unwind" fn statistics(
     // SAFETY: the hook gets what the planner asks for; it supplies a tuple with the function that frees it.
     unsafe {
         let for_one = |(number, _)| number == i32::from(column) && matches!(user_of_session(), Ok(User::Named(_)));
-        if (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-            && (*entry).relkind as u8 == pg_sys::RELKIND_RELATION
-            && is_user_table((*entry).relid).is_some_and(for_one)
-        {
+        if may_have_users(&*entry) && is_user_table((*entry).relid).is_some_and(for_one) {
             (*data).statsTuple = one_value((*entry).relid, column);
             (*data).freefunc = Some(free);
             (*data).acl_ok = true;

@@ -9,6 +9,7 @@ mod context;
 pub mod ddl;
 mod estimates;
 mod planner;
+mod tree;
 
 use std::ffi::CStr;
 
@@ -104,6 +105,12 @@ impl Access {
             Access::Partition(own) => own == partition,
         }
     }
+}
+
+/// Whether a relation of a query is of a kind that may have rows of users, itself or in its partitions.
+fn may_have_users(entry: &pg_sys::RangeTblEntry) -> bool {
+    entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+        && matches!(entry.relkind as u8, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE)
 }
 
 /// The number of the column that says whose a row is.
@@ -351,7 +358,7 @@ fn scan_user() -> Option<String> {
     }
 }
 
-/// Whether a table, by its OID, is one of a user's rows.
+/// The column that says whose a row is and its collation, if a table, by its OID, is a user table or partitioned into some.
 fn is_user_table(table: pg_sys::Oid) -> Option<(i32, pg_sys::Oid)> {
     // SAFETY: the caller's statement holds a lock on the table; the reference is given back at once.
     unsafe {
@@ -359,7 +366,9 @@ fn is_user_table(table: pg_sys::Oid) -> Option<(i32, pg_sys::Oid)> {
         if rel.is_null() {
             return None;
         }
-        let found = is_partitioned(rel).then(|| find_user_column((*rel).rd_att)).flatten();
+        let is_parent = (*(*rel).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
+        let found = (is_parent || is_partitioned(rel)).then(|| find_user_column((*rel).rd_att)).flatten();
+        let found = found.filter(|_| !is_parent || tree::has_user_tables(table));
         let place = found.map(|column| {
             let form = &*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1);
             (column, form.attcollation)

@@ -5,13 +5,14 @@
 //! joins by the columns behind. The condition protects nothing, the access method does; where a scan would only compute it for
 //! each row it is taken out of the plan again.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CStr, c_char, c_void};
 
 use kalamdb_engine::{Error, ErrorKind};
 use pgrx::{pg_guard, pg_sys};
 
 use super::context::{User, in_key_check, is_partitioned, user_of_session};
-use super::is_user_table;
+use super::tree::first_leaf;
+use super::{is_user_table, may_have_users};
 use crate::error::SqlError;
 use crate::ffi::compat;
 use crate::tableam::scan::Scan;
@@ -100,7 +101,7 @@ unsafe extern "C-unwind" fn note_dependence(node: *mut pg_sys::Node, found: *mut
                 continue;
             }
             let kind = (*entry).relkind as u8;
-            if kind == pg_sys::RELKIND_VIEW || kind == pg_sys::RELKIND_RELATION && is_user_table((*entry).relid).is_some() {
+            if kind == pg_sys::RELKIND_VIEW || may_have_users(&*entry) && is_user_table((*entry).relid).is_some() {
                 *found.cast::<bool>() = true;
                 return true;
             }
@@ -148,10 +149,15 @@ impl Context {
 
 /// The function `kalam.scan_user()`.
 fn scan_user_function() -> Option<pg_sys::Oid> {
+    user_function(c"scan_user")
+}
+
+/// A function of ours without arguments.
+pub fn user_function(name: &'static CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a list of two names; no argument types are needed for a function without arguments.
     unsafe {
         let names = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(c"kalam".as_ptr().cast_mut()).cast());
-        let names = pg_sys::lappend(names, pg_sys::makeString(c"scan_user".as_ptr().cast_mut()).cast());
+        let names = pg_sys::lappend(names, pg_sys::makeString(name.as_ptr().cast_mut()).cast());
         let function = pg_sys::LookupFuncName(names, 0, std::ptr::null(), true);
         (function != pg_sys::InvalidOid).then_some(function)
     }
@@ -171,8 +177,7 @@ unsafe extern "C-unwind" fn add_conditions(node: *mut pg_sys::Node, context: *mu
         let query: *mut pg_sys::Query = node.cast();
         let mut tables = Vec::new();
         for (place, entry) in nodes::<pg_sys::RangeTblEntry>((*query).rtable).enumerate() {
-            if (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && (*entry).relkind as u8 == pg_sys::RELKIND_RELATION
+            if may_have_users(&*entry)
                 && let Some((column, collation)) = is_user_table((*entry).relid)
             {
                 tables.push(Table { entry: place as i32 + 1, column, collation });
@@ -240,7 +245,11 @@ unsafe fn refuse_update_of_stream(query: *mut pg_sys::Query, tables: &[Table]) {
             return;
         }
         let entry = nodes::<pg_sys::RangeTblEntry>((*query).rtable).nth(table.entry as usize - 1);
-        let rel = entry.map_or(std::ptr::null_mut(), |entry| pg_sys::RelationIdGetRelation((*entry).relid));
+        let rel = entry.map_or(std::ptr::null_mut(), |entry| {
+            let is_parent = (*entry).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
+            let leaf = if is_parent { first_leaf((*entry).relid) } else { None };
+            pg_sys::RelationIdGetRelation(leaf.unwrap_or((*entry).relid))
+        });
         if !rel.is_null() {
             stream::refuse_update(rel);
             pg_sys::RelationClose(rel);
@@ -431,6 +440,7 @@ unsafe fn drop_conditions(statement: *mut pg_sys::PlannedStmt) {
 /// 0A000; Postgres makes such plans anew, so only a plan that hides its user tables comes here.
 pub unsafe fn refuse_plan_of_one_user(statement: *mut pg_sys::PlannedStmt) -> Result<(), SqlError> {
     struct Find {
+        statement: *mut pg_sys::PlannedStmt,
         function: pg_sys::Oid,
         found: bool,
     }
@@ -447,11 +457,13 @@ pub unsafe fn refuse_plan_of_one_user(statement: *mut pg_sys::PlannedStmt) -> Re
                 for list in [conditions, (*plan).qual] {
                     self.found |= nodes::<pg_sys::Node>(list).any(|node| subject(node, self.function).is_some());
                 }
+                let steps = compat::pruning_steps(self.statement, plan);
+                self.found |= steps.iter().any(|step| prunes_by(*step, self.function));
             }
         }
     }
     let Some(function) = scan_user_function() else { return Ok(()) };
-    let mut find = Find { function, found: false };
+    let mut find = Find { statement, function, found: false };
     // SAFETY: the caller's.
     unsafe { walk(statement, &mut find) };
     if find.found {
@@ -461,6 +473,16 @@ pub unsafe fn refuse_plan_of_one_user(statement: *mut pg_sys::PlannedStmt) -> Re
             .into());
     }
     Ok(())
+}
+
+/// Whether a step of choosing partitions asks for the user.
+unsafe fn prunes_by(step: *mut pg_sys::Node, function: pg_sys::Oid) -> bool {
+    // SAFETY: a step of a finished plan.
+    unsafe {
+        tag(step) == pg_sys::NodeTag::T_PartitionPruneStepOp
+            && nodes::<pg_sys::Node>((*step.cast::<pg_sys::PartitionPruneStepOp>()).exprs)
+                .any(|value| tag(value) == pg_sys::NodeTag::T_FuncExpr && (*value.cast::<pg_sys::FuncExpr>()).funcid == function)
+    }
 }
 
 /// Takes from what EXPLAIN ANALYZE is about to show how many entries of all users an index that mixes them had.

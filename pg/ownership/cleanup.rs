@@ -17,7 +17,7 @@ use crate::cold::segments_of;
 use crate::error::{OrRaise, SqlError};
 use crate::ffi::catalog;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
-use crate::ffi::sql::{query, query_one, text};
+use crate::ffi::sql::{Row, query, query_one, text};
 use crate::identity::audit::Event;
 use crate::identity::control_table::Lasts;
 use crate::jobs::Progress;
@@ -79,6 +79,8 @@ struct Erasure {
 struct Work {
     erasures: Vec<Erasure>,
     tables: Vec<Touched>,
+    /// Those above them, which may have no rows of their own.
+    above: Vec<(pg_sys::Oid, String)>,
     /// The next transaction when the rows were deleted.
     limit: u64,
 }
@@ -104,6 +106,9 @@ pub fn run(progress: &mut Progress) -> Result<String, SqlError> {
         for (number, table) in work.tables.iter().enumerate() {
             clean_table(table)?;
             progress.done(number as u64 + 1, 0);
+        }
+        for (_, table) in &work.above {
+            patiently(|| query(&format!("ANALYZE {table}"), &[]))?;
         }
         for (table, index) in CONTROL_TABLES {
             patiently(|| query(&format!("CLUSTER {table} USING {index}"), &[]))?;
@@ -164,6 +169,10 @@ fn find_work() -> Result<Work, SqlError> {
             work.tables.push(Touched { oid, name, storage });
         }
     }
+    work.above = tables_above(&work.tables);
+    for (oid, _) in &work.above {
+        forget_statistics(*oid);
+    }
     work.limit = vacuum::next_xid();
     Ok(work)
 }
@@ -214,6 +223,22 @@ fn forget_statistics(table: pg_sys::Oid) {
          WHERE s.oid = d.stxoid AND s.stxrelid = $1::oid",
         &[Some(&number)],
     );
+}
+
+/// The partitioned tables, and those that others inherit from, above tables: their statistics are of the rows below.
+fn tables_above(tables: &[Touched]) -> Vec<(pg_sys::Oid, String)> {
+    let numbers: Vec<String> = tables.iter().map(|table| table.oid.to_u32().to_string()).collect();
+    let rows = query(
+        "WITH RECURSIVE above (oid) AS (
+             SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = ANY ($1::oid[])
+             UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN above a ON i.inhrelid = a.oid
+         ) SELECT c.oid::text, pg_catalog.format('%I.%I', n.nspname, c.relname)
+         FROM above a JOIN pg_catalog.pg_class c ON c.oid = a.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p') ORDER BY c.oid",
+        &[Some(&format!("{{{}}}", numbers.join(",")))],
+    );
+    let table = |row: &Row| Some((pg_sys::Oid::from(text(row, 0)?.parse::<u32>().ok()?), text(row, 1)?.to_owned()));
+    rows.iter().filter_map(table).collect()
 }
 
 /// Waits until no snapshot sees what was deleted before a transaction.

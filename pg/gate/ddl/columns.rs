@@ -8,13 +8,12 @@ use pgrx::pg_sys;
 
 use super::super::USER_COLUMN;
 use super::super::planner::nodes;
-use super::{cast, is_partitioned_method, keys, name_of, text, unsupported, user_table};
+use super::super::tree::{Kind, kind_of};
+use super::{cast, is_partitioned_method, keys, name_of, relation, text, trees, unsupported, user_table};
 use crate::error::{SqlError, raise};
 
-const HINT_PARTITIONS: &str = "Each user's rows are a partition of their own already; use a plain user table, or kalam_shared.";
-
 /// Whether CREATE TABLE makes a user table.
-unsafe fn makes_user_table(method: *const std::ffi::c_char) -> bool {
+pub unsafe fn makes_user_table(method: *const std::ffi::c_char) -> bool {
     // SAFETY: names end with a zero byte; the setting is never null.
     unsafe {
         let name = if method.is_null() { pg_sys::default_table_access_method } else { method };
@@ -26,17 +25,20 @@ unsafe fn makes_user_table(method: *const std::ffi::c_char) -> bool {
 pub unsafe fn prepare_create(create: &mut pg_sys::CreateStmt) {
     // SAFETY: a parsed statement that may be changed.
     unsafe {
-        if !create.partspec.is_null() || !makes_user_table(create.accessMethod) {
+        let kind = trees::kind_of_new(create);
+        trees::check_parents(create.inhRelations, kind);
+        if kind != Kind::User {
             return;
-        }
-        if !create.inhRelations.is_null() || !create.partbound.is_null() {
-            raise(unsupported("user tables cannot be partitions or inherit from other tables").with_hint(HINT_PARTITIONS));
         }
         if !create.ofTypename.is_null() {
             raise(
                 unsupported("user tables cannot be typed tables")
                     .with_hint("Write the columns instead of OF and the type's name."),
             );
+        }
+        if !create.inhRelations.is_null() {
+            // The column is inherited.
+            return;
         }
         match nodes::<pg_sys::Node>(create.tableElts).find_map(|node| user_column(node)) {
             Some(column) => complete(column),
@@ -97,80 +99,128 @@ unsafe fn complete(column: &mut pg_sys::ColumnDef) {
             column.constraints = pg_sys::lappend(column.constraints, constraint(CONSTR_NOTNULL).cast());
         }
         if !has_default {
-            let names = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(text(c"kalam")).cast());
-            let names = pg_sys::lappend(names, pg_sys::makeString(text(c"user_id")).cast());
-            let call = pg_sys::makeFuncCall(names, std::ptr::null_mut(), pg_sys::CoercionForm::COERCE_EXPLICIT_CALL, -1);
             let default = constraint(CONSTR_DEFAULT);
-            (*default).raw_expr = call.cast();
+            (*default).raw_expr = default_of_user();
             column.constraints = pg_sys::lappend(column.constraints, default.cast());
         }
     }
 }
 
+/// `kalam.user_id()`, as a statement has it.
+pub unsafe fn default_of_user() -> *mut pg_sys::Node {
+    // SAFETY: allocates nodes.
+    unsafe {
+        let names = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(text(c"kalam")).cast());
+        let names = pg_sys::lappend(names, pg_sys::makeString(text(c"user_id")).cast());
+        pg_sys::makeFuncCall(names, std::ptr::null_mut(), pg_sys::CoercionForm::COERCE_EXPLICIT_CALL, -1).cast()
+    }
+}
+
 /// Changes the commands of ALTER TABLE on a user table, and refuses those that would undo what makes it one.
 pub unsafe fn prepare_alter(alter: &mut pg_sys::AlterTableStmt) {
-    use pg_sys::AlterTableType::*;
+    use pg_sys::ObjectType::{OBJECT_FOREIGN_TABLE, OBJECT_MATVIEW, OBJECT_TABLE};
     // SAFETY: a parsed statement that may be changed.
     unsafe {
-        if alter.objtype != pg_sys::ObjectType::OBJECT_TABLE {
+        if !matches!(alter.objtype, OBJECT_TABLE | OBJECT_FOREIGN_TABLE | OBJECT_MATVIEW) {
             return;
         }
-        let table_name = name_of((*alter.relation).relname);
+        let Some(table) = relation(alter.relation) else { return };
         let own = user_table(alter.relation);
         for command in nodes::<pg_sys::AlterTableCmd>(alter.cmds) {
-            let command = &mut *command;
-            if own.is_none() {
-                check_other_table(command, table_name);
-                continue;
-            }
-            let about_user = name_of(command.name) == USER_COLUMN;
-            match command.subtype {
-                AT_DropColumn | AT_AlterColumnType | AT_DropNotNull | AT_ColumnDefault | AT_DropIdentity if about_user => {
-                    raise(
-                        unsupported("column \"_user_id\" of a user table cannot be changed or dropped")
-                            .with_hint("It says whose a row is. Use a kalam_shared table if rows belong to nobody."),
-                    );
-                }
-                AT_AddConstraint => keys::prepare_constraint(&mut *command.def.cast(), alter.relation, None, table_name),
-                AT_AddColumn => {
-                    let column = &mut *command.def.cast::<pg_sys::ColumnDef>();
-                    let name = name_of(column.colname);
-                    for constraint in nodes::<pg_sys::Constraint>(column.constraints) {
-                        keys::prepare_constraint(&mut *constraint, alter.relation, Some(name), table_name);
-                    }
-                }
-                AT_AddInherit | AT_AttachPartition | AT_AddOf => {
-                    raise(unsupported("user tables cannot be partitions or inherit from other tables").with_hint(HINT_PARTITIONS))
-                }
-                AT_SetAccessMethod => refuse_method(command),
-                _ => {}
+            check_tree(&*command, table);
+            match own {
+                Some(_) => prepare_command(&mut *command, table, alter.relation),
+                None => check_other_table(&*command, table, name_of((*alter.relation).relname)),
             }
         }
     }
 }
 
+/// Checks what makes a table a partition or a child of another one, or the other way round.
+unsafe fn check_tree(command: &pg_sys::AlterTableCmd, table: pg_sys::Oid) {
+    use pg_sys::AlterTableType::{AT_AddInherit, AT_AttachPartition};
+    // SAFETY: a command of a parsed statement.
+    unsafe {
+        match command.subtype {
+            AT_AddInherit => {
+                if let Some(parent) = relation(command.def.cast()) {
+                    trees::check_join(parent, Some(table), kind_of(table));
+                }
+            }
+            AT_AttachPartition => {
+                if let Some(partition) = relation((*command.def.cast::<pg_sys::PartitionCmd>()).name) {
+                    trees::check_join(table, Some(partition), kind_of(partition));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Changes or refuses a command on a user table, or on one that is partitioned into some.
+unsafe fn prepare_command(command: &mut pg_sys::AlterTableCmd, table: pg_sys::Oid, range: *mut pg_sys::RangeVar) {
+    use pg_sys::AlterTableType::*;
+    // SAFETY: a command of a parsed statement that may be changed.
+    unsafe {
+        let table_name = name_of((*range).relname);
+        let about_user = name_of(command.name) == USER_COLUMN;
+        match command.subtype {
+            AT_ColumnDefault if about_user && trees::is_partitioned_table(table) => {}
+            AT_DropColumn | AT_AlterColumnType | AT_DropNotNull | AT_ColumnDefault | AT_DropIdentity if about_user => {
+                raise(
+                    unsupported("column \"_user_id\" of a user table cannot be changed or dropped")
+                        .with_hint("It says whose a row is. Use a kalam_shared table if rows belong to nobody."),
+                );
+            }
+            AT_AddConstraint => keys::prepare_constraint(&mut *command.def.cast(), range, None, table_name),
+            AT_AddColumn => {
+                let column = &mut *command.def.cast::<pg_sys::ColumnDef>();
+                let name = name_of(column.colname);
+                for constraint in nodes::<pg_sys::Constraint>(column.constraints) {
+                    keys::prepare_constraint(&mut *constraint, range, Some(name), table_name);
+                }
+            }
+            AT_AddOf => {
+                raise(unsupported("user tables cannot be typed tables").with_hint("The column \"_user_id\" is not the type's."))
+            }
+            AT_SetAccessMethod if trees::check_method(table, command.name) => {}
+            AT_SetAccessMethod => refuse_method(command),
+            _ => {}
+        }
+    }
+}
+
 /// Refuses what would make a user table of another table, or refer to one.
-unsafe fn check_other_table(command: &pg_sys::AlterTableCmd, table_name: &CStr) {
+unsafe fn check_other_table(command: &pg_sys::AlterTableCmd, table: pg_sys::Oid, table_name: &CStr) {
     use pg_sys::AlterTableType::*;
     // SAFETY: a command of a parsed statement.
     unsafe {
         match command.subtype {
-            AT_SetAccessMethod if makes_user_table(command.name) => refuse_method(command),
-            AT_AddConstraint => keys::check_foreign_key_of_other(&*command.def.cast(), table_name),
-            AT_AddColumn => {
-                for constraint in nodes::<pg_sys::Constraint>((*command.def.cast::<pg_sys::ColumnDef>()).constraints) {
-                    keys::check_foreign_key_of_other(&*constraint, table_name);
-                }
+            AT_SetAccessMethod if makes_user_table(command.name) && !trees::check_method(table, command.name) => {
+                refuse_method(command);
             }
-            AT_AttachPartition => {
-                let partition = (*command.def.cast::<pg_sys::PartitionCmd>()).name;
-                if user_table(partition).is_some() {
-                    raise(
-                        unsupported("user tables cannot be partitions or inherit from other tables").with_hint(HINT_PARTITIONS),
-                    );
+            AT_AddConstraint => check_foreign_key(&*command.def.cast(), table, None, table_name),
+            AT_AddColumn => {
+                let column = &*command.def.cast::<pg_sys::ColumnDef>();
+                for constraint in nodes::<pg_sys::Constraint>(column.constraints) {
+                    check_foreign_key(&*constraint, table, Some(name_of(column.colname)), table_name);
                 }
             }
             _ => {}
+        }
+    }
+}
+
+unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, table: pg_sys::Oid, column: Option<&CStr>, table_name: &CStr) {
+    // SAFETY: a constraint of a parsed statement.
+    unsafe {
+        if constraint.contype != pg_sys::ConstrType::CONSTR_FOREIGN || user_table(constraint.pktable).is_none() {
+            return;
+        }
+        if trees::may_become_user_tree(table) {
+            keys::check_foreign_key(constraint, column, table_name);
+        } else {
+            keys::refuse_foreign_key(constraint, table_name);
         }
     }
 }
@@ -196,19 +246,6 @@ pub unsafe fn check_rename(rename: &pg_sys::RenameStmt) {
             raise(
                 SqlError::unsupported("column \"_user_id\" of a user table cannot be renamed")
                     .with_hint("It says whose a row is, and is known by its name."),
-            );
-        }
-    }
-}
-
-/// CREATE TABLE AS takes its columns from the query.
-pub unsafe fn refuse_create_as(create: &pg_sys::CreateTableAsStmt) {
-    // SAFETY: a parsed statement.
-    unsafe {
-        if !create.into.is_null() && makes_user_table((*create.into).accessMethod) {
-            raise(
-                unsupported("user tables and streams cannot be made from a query")
-                    .with_hint("Use CREATE TABLE with the columns, then INSERT ... SELECT."),
             );
         }
     }

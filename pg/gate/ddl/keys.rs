@@ -185,19 +185,15 @@ pub unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, column: Option<
 }
 
 /// Refuses a foreign key of another table that refers to a user table: it would tell which rows others have.
-pub unsafe fn check_foreign_key_of_other(constraint: &pg_sys::Constraint, table_name: &CStr) {
+pub unsafe fn refuse_foreign_key(constraint: &pg_sys::Constraint, table_name: &CStr) -> ! {
     // SAFETY: a parsed statement.
-    unsafe {
-        if constraint.contype == pg_sys::ConstrType::CONSTR_FOREIGN && user_table(constraint.pktable).is_some() {
-            let target = name_of((*constraint.pktable).relname).to_string_lossy().into_owned();
-            let table = table_name.to_string_lossy().into_owned();
-            raise(
-                unsupported(format!("foreign key of table \"{table}\" cannot refer to user table \"{target}\""))
-                    .with_detail("It would tell whether another user has a row.")
-                    .with_hint(format!("Make \"{table}\" a user table too.")),
-            );
-        }
-    }
+    let target = unsafe { name_of((*constraint.pktable).relname) }.to_string_lossy().into_owned();
+    let table = table_name.to_string_lossy().into_owned();
+    raise(
+        unsupported(format!("foreign key of table \"{table}\" cannot refer to user table \"{target}\""))
+            .with_detail("It would tell whether another user has a row.")
+            .with_hint(format!("Make \"{table}\" a user table too.")),
+    )
 }
 
 /// Refuses to cluster a user table by an index in which users are mixed.
