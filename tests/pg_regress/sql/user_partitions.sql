@@ -18,7 +18,7 @@ CREATE INDEX message_room ON message (room);
 ALTER TABLE message ADD UNIQUE (room, id, sent);
 DO $$ DECLARE t text; BEGIN FOREACH t IN ARRAY '{message_1,message_2_0,message_2_1,message_rest}'::text[] LOOP
     EXECUTE format('ALTER TABLE %I SET (kalam.flush_policy = ''off'')', t); END LOOP; END $$;
-SELECT indrelid::regclass AS relation, array_agg(pg_get_indexdef(indexrelid) ~ '\(_user_id, ') AS first FROM pg_index WHERE indrelid::regclass::text LIKE 'message%' GROUP BY indrelid ORDER BY 1::text;
+SELECT indrelid::regclass AS relation, array_agg(pg_get_indexdef(indexrelid) ~ '\(_user_id, ') AS first FROM pg_index WHERE indrelid::regclass::text LIKE 'message%' GROUP BY indrelid ORDER BY indrelid::regclass::text;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON message, message_1, message_2_0 TO regress_partitions_bob;
 
 -- Two users with the same keys.
@@ -37,7 +37,7 @@ CREATE FUNCTION look() RETURNS TABLE (rows bigint, users text, lowest int, highe
 SET kalam.user_id = 'ann';
 SELECT * FROM look();
 SELECT count(*) FROM message WHERE room = 3;
-SELECT tableoid::regclass, count(*) FROM message GROUP BY 1 ORDER BY 1::text;
+SELECT tableoid::regclass, count(*) FROM message GROUP BY tableoid ORDER BY tableoid::regclass::text;
 SET kalam.user_id = 'regress_partitions_bob';
 SET ROLE regress_partitions_bob;
 SELECT * FROM look();
