@@ -17,7 +17,7 @@ pub use client::{Client, Page};
 
 use crate::cache::REQUEST_BYTES;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::StorageId;
+use crate::ids::{Lsn, StorageId};
 use crate::segment::{BlockStub, ColumnSummary, SegmentSummary, ValueStub};
 
 /// The location that is always there: a directory of the server.
@@ -192,6 +192,12 @@ pub(crate) enum Ask {
         database: u32,
         name: String,
     },
+    UnnamedValues {
+        storage: StorageId,
+        first: u32,
+        named: Vec<u8>,
+        before: Lsn,
+    },
     DropUnusedFile(FilePlace),
     DeleteUnused,
     DropSuperseded {
@@ -230,6 +236,7 @@ pub(crate) enum Told {
     },
     SegmentUses(Vec<SegmentUse>),
     Locations(Vec<StoredLocation>),
+    Values(Vec<u32>),
     Count(u64),
 }
 

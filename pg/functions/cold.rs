@@ -3,9 +3,10 @@
 use pgrx::prelude::*;
 
 use crate::cold::{CompactOptions, FlushOptions, Outcome, Unwatched, compact_relation, erase_expired, flush_relation};
+use crate::ffi::catalog;
 use crate::history;
 use crate::tableam::storage::Storage;
-use crate::tableam::stream;
+use crate::tableam::{stream, values};
 
 type Row = (i64, i64, i64, i64, bool);
 
@@ -22,6 +23,19 @@ fn flush_inline(
 ) -> TableIterator<'static, (name!(rows, i64), name!(blocks, i64), name!(segments, i64), name!(left_out, i64), name!(gone, bool))>
 {
     row(flush_relation(relation, &FlushOptions::of_table(relation), &mut Unwatched))
+}
+
+/// Stores a large value that no row names.
+#[pg_extern]
+fn leak_value(relation: pg_sys::Oid, length: i32) {
+    catalog::with_relation(relation, |rel| values::store_unnamed(rel, length.max(1) as usize));
+}
+
+/// How many large values a table has, and how many of them no row names.
+#[pg_extern]
+fn count_values(relation: pg_sys::Oid) -> TableIterator<'static, (name!(there, i64), name!(unnamed, i64))> {
+    let count = |rel| Storage::find(rel).map(|storage| values::count(rel, &storage));
+    TableIterator::once(catalog::with_relation(relation, count).flatten().unwrap_or_default())
 }
 
 /// Writes all segments of a table anew, as one.

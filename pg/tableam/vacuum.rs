@@ -15,6 +15,7 @@ mod reclaim;
 mod report;
 mod scan;
 mod truncate;
+mod unnamed;
 
 use kalamdb_engine::ids::Xid;
 use kalamdb_engine::visibility::{FreezeLimits, FreezeTracker};
@@ -37,6 +38,7 @@ use compat::{Cutoffs, RelationNumbers};
 use dead_items::DeadItems;
 use indexes::Indexes;
 use report::{Beginning, TableName};
+use unnamed::Unnamed;
 
 /// What was counted, for pg_class, the statistics and the user.
 #[derive(Default)]
@@ -55,6 +57,8 @@ struct Counts {
     nonempty_pages: u32,
     removed_versions: i64,
     dead_lines: i64,
+    /// Large values that no row named.
+    freed_values: u64,
     live: i64,
     recently_dead: i64,
     missed_dead: i64,
@@ -76,6 +80,8 @@ struct Vacuum {
     dead: DeadItems,
     /// Blocks that are not looked at: their rows are frozen in segments.
     cold: ColdBlocks,
+    /// The search for large values that no row names, if it is due.
+    unnamed: Option<Unnamed>,
     /// Blocks when the run began; later ones have only newer xids.
     pages: u32,
     /// The only blocks to look at, if not all are: then nothing is known of the others' xids.
@@ -123,9 +129,14 @@ unsafe fn run(
         pg_sys::pgstat_progress_start_command(pg_sys::ProgressCommandType::PROGRESS_COMMAND_VACUUM, (*rel).rd_id);
         let mut vacuum = Vacuum::prepare(rel, params, strategy);
         vacuum.only = only;
-        vacuum.check_emergency();
+        if !vacuum.check_emergency() && vacuum.only.is_none() {
+            vacuum.unnamed = Unnamed::begin(&vacuum.storage, &vacuum.wait).or_raise();
+        }
         scan::scan(&mut vacuum);
         vacuum.end_indexes();
+        if let Some(unnamed) = vacuum.unnamed.take().filter(|_| !vacuum.in_emergency) {
+            vacuum.counts.freed_values = unnamed.free(&vacuum.storage, &vacuum.wait).or_raise();
+        }
         truncate::truncate(&mut vacuum);
         main_fork::follow(vacuum.storage.descriptor);
         let moved = vacuum.publish(&beginning);
@@ -208,6 +219,7 @@ impl Vacuum {
                 limits,
                 dead,
                 cold,
+                unnamed: None,
                 pages,
                 only: None,
                 verbose,

@@ -15,6 +15,7 @@ use kalamdb_engine::{Error, ErrorKind, Result};
 use pgrx::{pg_guard, pg_sys};
 
 use super::change::change_page;
+use super::status::current_xid;
 use super::storage::{Storage, relation_name};
 use super::{raw, slot};
 use crate::error::{OrRaise, raise};
@@ -391,8 +392,8 @@ pub fn placed(count: usize) {
 
 /// Releases the values of rows that a failed statement did not get to store; called while the transaction rolls back.
 ///
-/// What cannot be released now, as the engine is gone or the disk is full, stays until the table is rewritten: nothing here may
-/// fail.
+/// What cannot be released now, as the engine is gone or the disk is full, is found by the first VACUUM after the server's next start:
+/// nothing here may fail.
 pub fn release_unplaced() {
     let unplaced = UNPLACED.with_borrow_mut(std::mem::take);
     for Unplaced { storage, value } in unplaced {
@@ -420,21 +421,77 @@ pub fn release(storage: &Storage, values: &[u32], wait: &dyn Wait) -> Result<()>
             });
             continue;
         }
-        let chunks = (page.page().overflow_total() as usize).div_ceil(OVERFLOW_PAYLOAD);
+        let total = page.page().overflow_total();
         drop(page);
-        for chunk in (0..chunks).rev() {
-            let mut page = storage.cache.read(chunk_key(storage, value, chunk), wait)?.into_exclusive(wait)?;
-            if page.page().kind() == PageKind::Unused {
-                // Storing the value ended before this chunk.
-                continue;
-            }
-            change_page(&mut page, |page, record| {
-                page.init(PageKind::Unused, 0);
-                record.free();
-            });
-        }
+        free(storage, value, total, wait)?;
     }
     Ok(())
+}
+
+/// Frees the chunks of a value of a length, the first one last: as long as it is there the value can be found.
+fn free(storage: &Storage, value: u32, total: u32, wait: &dyn Wait) -> Result<()> {
+    for chunk in (0..(total as usize).div_ceil(OVERFLOW_PAYLOAD)).rev() {
+        let mut page = storage.cache.read(chunk_key(storage, value, chunk), wait)?.into_exclusive(wait)?;
+        if page.page().kind() == PageKind::Unused {
+            // Storing the value ended before this chunk.
+            continue;
+        }
+        change_page(&mut page, |page, record| {
+            page.init(PageKind::Unused, 0);
+            record.free();
+        });
+    }
+    Ok(())
+}
+
+/// Frees a value that no row names, unless it was stored or shared since the log was at `before`; tells whether it did.
+///
+/// # Errors
+/// Those of the cache.
+pub fn free_unnamed(storage: &Storage, value: u32, before: Lsn, wait: &dyn Wait) -> Result<bool> {
+    let page = storage.cache.read(chunk_key(storage, value, 0), wait)?.into_exclusive(wait)?;
+    let view = page.page();
+    if view.kind() != PageKind::Overflow || view.is_cold() || view.lsn() >= before {
+        return Ok(false);
+    }
+    let total = view.overflow_total();
+    drop(page);
+    free(storage, value, total, wait)?;
+    Ok(true)
+}
+
+/// Stores a value that no row will name, as a crash at this moment would leave it; for tests.
+pub fn store_unnamed(rel: pg_sys::Relation, length: usize) {
+    let storage = Storage::of(rel);
+    let mut stored = 0;
+    current_xid();
+    let mut value = vec![b'x'; length + 4];
+    value[..4].copy_from_slice(&((length as u32 + 4) << 2).to_le_bytes());
+    // SAFETY: a plain varlena.
+    unsafe { store(rel, &storage, value.as_mut_ptr(), &mut stored, &BackendWait::new(storage.cache)) }.or_raise();
+    placed(stored);
+}
+
+/// How many large values a table has, and how many of them no row version names; for tests.
+pub fn count(rel: pg_sys::Relation, storage: &Storage) -> (i64, i64) {
+    let wait = BackendWait::new(storage.cache);
+    let numbers = 1..storage.descriptor.next_value.load(Ordering::Acquire);
+    let is_there = |value: &u32| {
+        let pin = storage.cache.read(chunk_key(storage, *value, 0), &wait).or_raise();
+        pin.shared(&wait).or_raise().page().kind() == PageKind::Overflow
+    };
+    let there: Vec<u32> = numbers.filter(is_there).collect();
+    let mut named = Vec::new();
+    for block in 0..storage.blocks() {
+        let pin = storage.cache.read(storage.block(block), &wait).or_raise();
+        let guard = pin.shared(&wait).or_raise();
+        for (_, version) in guard.page().versions().filter(|(_, version)| version.has_external()) {
+            released_values(rel, version.bytes(), &mut named);
+        }
+    }
+    named.sort_unstable();
+    let unnamed = there.iter().filter(|value| named.binary_search(value).is_err()).count();
+    (there.len() as i64, unnamed as i64)
 }
 
 /// Calls `visit` with the address of every TOAST pointer of a tuple.

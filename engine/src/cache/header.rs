@@ -10,7 +10,7 @@ use crate::ids::{Lsn, StorageId};
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"KALAMDB1");
 
 /// The version of the layout of the mapping; an old library meets a new one and is refused.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// The longest text of a failure that the mapping keeps, in bytes.
 pub const FAILURE_TEXT: usize = 1984;
@@ -111,6 +111,8 @@ pub struct Header {
     pub checkpoints_wanted: AtomicU64,
     /// Number of asked-for checkpoints that are complete.
     pub checkpoints_done: AtomicU64,
+    /// The end of the log when the mapping came into use; 0 before. What stands before it was written by processes that are gone.
+    pub first_lsn: AtomicU64,
     /// The next storage id to give out.
     pub next_storage_id: AtomicU64,
     /// The next segment number to give out.

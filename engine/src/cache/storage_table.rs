@@ -71,6 +71,8 @@ pub struct StorageDescriptor {
     pub blocks: AtomicU32,
     /// The next number of an overflow value.
     pub next_value: AtomicU32,
+    /// Whether a VACUUM has looked for values that no row names since the mapping came into use; 0 or 1.
+    pub values_searched: AtomicU32,
     /// Block from which the next search for free space starts.
     pub free_space_hint: AtomicU32,
     /// A search for pages with at least this free-space category found nothing since the directory changed; 256 = no such knowledge.
@@ -165,6 +167,7 @@ impl StorageDescriptor {
         self.unlogged.store(u32::from(info.unlogged), Ordering::Relaxed);
         self.blocks.store(info.blocks, Ordering::Relaxed);
         self.next_value.store(info.next_value.max(1), Ordering::Relaxed);
+        self.values_searched.store(0, Ordering::Relaxed);
         self.free_space_hint.store(0, Ordering::Relaxed);
         self.free_space_exhausted.store(256, Ordering::Relaxed);
         for target in &self.insert_targets {

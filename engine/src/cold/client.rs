@@ -10,7 +10,7 @@ use super::{
 };
 use crate::cache::{Cache, RequestClass, Wait};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::StorageId;
+use crate::ids::{Lsn, StorageId};
 use crate::segment::{BlockStub, ValueStub};
 
 /// Asks the engine on behalf of one process, or one statement of it.
@@ -95,6 +95,18 @@ impl<'w> Client<'w> {
     pub fn value_stubs(&self, storage: StorageId, from: u32) -> Result<Page<ValueStub, u32>> {
         match self.ask(RequestClass::Quick, Ask::ValueStubs { storage, from })? {
             Told::ValueStubs { stubs, next } => Ok(Page { entries: stubs, next }),
+            _ => Err(unsuited()),
+        }
+    }
+
+    /// The large values with numbers from `first` on whose bits in `named` are not set, which the store has, and whose first chunk was
+    /// changed last before `before`. Pages that were not written yet are not looked at.
+    ///
+    /// # Errors
+    /// As [`Client::cold_ranges`]; `Corrupt` when a page has no valid form.
+    pub fn unnamed_values(&self, storage: StorageId, first: u32, named: &[u8], before: Lsn) -> Result<Vec<u32>> {
+        match self.ask(RequestClass::Quick, Ask::UnnamedValues { storage, first, named: named.to_vec(), before })? {
+            Told::Values(values) => Ok(values),
             _ => Err(unsuited()),
         }
     }

@@ -76,6 +76,8 @@ impl Shared {
         let header = self.cache.header();
         header.flushed_lsn.fetch_max(end.0, Ordering::SeqCst);
         header.insert_lsn.fetch_max(end.0, Ordering::SeqCst);
+        // A worker that starts anew finds the processes that used the mapping under the last one.
+        let _ = header.first_lsn.compare_exchange(0, end.0, Ordering::SeqCst, Ordering::SeqCst);
         self.replaying.store(false, Ordering::SeqCst);
         self.cache.end_replay(&|key| self.quarantine.contains(key));
     }

@@ -9,6 +9,7 @@ mod failure;
 mod format;
 mod options;
 mod superseded;
+mod values;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -190,6 +190,9 @@ impl Vacuum {
             let (missed, pages) = (counts.missed_dead, counts.missed_pages);
             writeln!(text, "tuples missed: {missed} dead from {pages} pages not removed due to cleanup lock contention")?;
         }
+        if counts.freed_values > 0 {
+            writeln!(text, "large values that no tuple named: {} removed", counts.freed_values)?;
+        }
         let cutoff = self.cutoffs.oldest_xmin.into_inner();
         let age = (compat::next_xid() as u32).wrapping_sub(cutoff) as i32;
         writeln!(text, "removable cutoff: {cutoff}, which was {age} XIDs old when operation ended")?;

@@ -229,6 +229,9 @@ fn clean_page(vacuum: &mut Vacuum, block: u32, page: &mut LatchedPage, findings:
     let Some(remaining) = plan_freezes(vacuum, findings)? else { return Ok(None) };
     vacuum.remaining = remaining;
     log_changes(vacuum, page, findings);
+    if let Some(unnamed) = &mut vacuum.unnamed {
+        unnamed.note_page(vacuum.rel, page.page());
+    }
     note(vacuum, block, findings);
     vacuum.counts.all_visible_pages += u32::from(page.page().flags() & ALL_VISIBLE != 0);
     Ok(Some(page.page().free_space()))

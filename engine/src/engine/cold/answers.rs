@@ -169,6 +169,9 @@ fn answer_ask(shared: &Shared, ask: Ask, request: &Request) -> Result<Told> {
             Ok(Told::Locations(locations.values().filter(|location| location.database == database).cloned().collect()))
         }
         Ask::LocationUses { database, name } => Ok(Told::Count(location_uses(shared, database, &name))),
+        Ask::UnnamedValues { storage, first, named, before } => {
+            Ok(Told::Values(shared.store.unnamed_values(storage, first, &named, before)?))
+        }
         Ask::DropUnusedFile(place) => {
             drop_unused_file(shared, &place)?;
             Ok(Told::Done)

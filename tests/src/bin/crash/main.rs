@@ -201,6 +201,7 @@ impl<'a> Test<'a> {
         let verified = verify::check(&mut client, &mut self.ledgers(), orderly, amcheck)?;
         if cluster.installation().is_extension() {
             verify::check_storages(&mut client)?;
+            verify::check_values(&mut client)?;
         }
         self.log_mark = cluster.require_sound_log(self.log_mark, &["cannot reindex invalid index"])?;
         let settled = verified.settled;

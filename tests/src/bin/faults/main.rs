@@ -38,7 +38,7 @@ pub enum Outcome {
 type Fault = fn(&Installation) -> Result<Outcome>;
 
 /// The longest first.
-const FAULTS: [(&str, Fault); 20] = [
+const FAULTS: [(&str, Fault); 21] = [
     ("store_full", disk::store_full),
     ("disk_full", disk::disk_full),
     ("bucket_unreachable", bucket::unreachable),
@@ -47,6 +47,7 @@ const FAULTS: [(&str, Fault); 20] = [
     ("manifest_lost", segments::manifest_lost),
     ("uncommitted_files", segments::uncommitted_files),
     ("user_files_missing", segments::user_files_missing),
+    ("unnamed_values", segments::unnamed_values),
     ("missing_rights", store::missing_rights),
     ("two_servers", store::two_servers),
     ("job_killed", jobs::job_killed),

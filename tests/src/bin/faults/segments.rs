@@ -11,7 +11,7 @@ use kalamdb_engine::store::{Store, StoreOptions};
 use kalamdb_tests::{Installation, StopMode, sql};
 use postgres::Client;
 
-use crate::bed::{Bed, eventually};
+use crate::bed::{Bed, eventually, noise};
 use crate::bucket::Bucket;
 use crate::{Outcome, PATIENCE};
 
@@ -261,6 +261,45 @@ pub fn user_files_missing(installation: &Installation) -> Result<Outcome> {
         Ok(())
     })?;
     Ok(Outcome::Passed(format!("{files} files are missing, and only the server's log says whose")))
+}
+
+/// Large values that a crash has left without rows: VACUUM frees them after the next start, and no others.
+pub fn unnamed_values(installation: &Installation) -> Result<Outcome> {
+    let mut bed = Bed::started(installation, "unnamed", &[("kalam.flush_policy", "off")])?;
+    let mut client = bed.connect()?;
+    client.batch_execute(&format!(
+        "CREATE FUNCTION leak_value(regclass, int) RETURNS void STRICT LANGUAGE c AS '$libdir/kalamdb', 'leak_value_wrapper';
+         CREATE FUNCTION count_values(regclass, OUT there bigint, OUT unnamed bigint) RETURNS SETOF record STRICT LANGUAGE c
+             AS '$libdir/kalamdb', 'count_values_wrapper';
+         CREATE TABLE t (id int PRIMARY KEY, pad bytea);
+         ALTER TABLE t ALTER pad SET STORAGE EXTERNAL;
+         INSERT INTO t SELECT i, {} FROM generate_series(1, 20) i",
+        noise("i", 5000)
+    ))?;
+    let count = |client: &mut Client| -> Result<(i64, i64)> {
+        let row = client.query_one("SELECT * FROM count_values('t')", &[])?;
+        Ok((row.get(0), row.get(1)))
+    };
+    let mut before = contents(&mut client, "t")?;
+    for round in 0..3 {
+        client.batch_execute("SELECT leak_value('t', 100000) FROM generate_series(1, 7)")?;
+        client.batch_execute("VACUUM t")?;
+        ensure!(count(&mut client)? == (27, 7), "round {round}: of this run, {:?}", count(&mut client)?);
+        drop(client);
+        bed.cluster.stop(StopMode::Immediate, PATIENCE)?;
+        bed.start()?;
+        client = bed.connect()?;
+        ensure!(count(&mut client)? == (27, 7), "round {round}: after the crash, {:?}", count(&mut client)?);
+        // Rows that move on take their values with them: to hot pages from hot ones, in the next round from cold ones.
+        client.batch_execute("UPDATE t SET id = id + 100 WHERE id % 3 = 0; SELECT kalam.checkpoint()")?;
+        client.batch_execute("VACUUM t")?;
+        ensure!(count(&mut client)? == (20, 0), "round {round}: after VACUUM, {:?}", count(&mut client)?);
+        client.batch_execute("UPDATE t SET id = id - 100 WHERE id > 100")?;
+        ensure!(contents(&mut client, "t")? == before, "round {round}: other rows");
+        flush(&mut client, "t")?;
+        before = contents(&mut client, "t")?;
+    }
+    Ok(Outcome::Passed("values without rows are freed, those of hot and of cold rows stay".into()))
 }
 
 /// Makes a file that was written hours ago.
