@@ -254,7 +254,7 @@ def read_with_duckdb(path):
 def check_bloom_filter(cursor):
     """Values in no order have a filter from 1,024 rows on, which excludes others."""
     cursor.execute("CREATE TABLE shuffled (k bigint PRIMARY KEY, v int) USING kalam_shared WITH (kalam.flush_policy = 'off');"
-                   "INSERT INTO shuffled SELECT i * 7919 % 1000003, i FROM generate_series(1, 5000) i")
+                   "INSERT INTO shuffled SELECT i * 600011::bigint % 1000003, i FROM generate_series(1, 5000) i")
     flush(cursor, "shuffled")
     connection = duckdb.connect()
     excluded = 0
