@@ -13,21 +13,66 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::change::{change_page, log_only, note_storage};
 use super::status::current_xid;
-use super::storage::{Storage, file_of_node, relation_file};
-use super::{main_fork, partition, raw, temporary};
+use super::storage::{Storage, file_of_node, relation_file, relation_name};
+use super::{is_ours, main_fork, partition, raw, temporary};
 use crate::error::OrRaise;
 use crate::ffi::compat::{self, NO_BACKEND};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::gate;
 use crate::shmem::{engine_cache, known_cache};
 
-/// Makes and logs a storage for a relation's files; one that the files had before is given up.
-fn create(file: RelationFile, unlogged: bool, creator: Xid) -> &'static StorageDescriptor {
+/// Numbers of large values above which a new storage begins at 1 all the same, so that a rewrite helps when they run out.
+const LAST_CONTINUED: u32 = 3 << 30;
+
+/// Where the numbers of a relation's new storage begin: behind those of the old one, if there is one.
+///
+/// A transaction may hold pointers that it read before TRUNCATE or a rewrite. They must lead nowhere then, and not to a value of the new
+/// storage, whose row it may not see.
+unsafe fn first_value(rel: pg_sys::Relation) -> Option<u32> {
+    let behind = |descriptor: &StorageDescriptor| descriptor.next_value.load(Ordering::Acquire);
+    let first = if let Some(old) = Storage::find(rel) {
+        behind(old.descriptor)
+    } else {
+        // CLUSTER, VACUUM FULL, REFRESH and ALTER TABLE fill a table of this name and exchange the files.
+        let old = relation_name(rel).strip_prefix("pg_temp_")?.parse::<u32>().ok()?;
+        // SAFETY: the statement has the old table open and locked; somebody else's table of such a name is only looked at.
+        let found = unsafe {
+            let old = pg_sys::RelationIdGetRelation(old.into());
+            if old.is_null() {
+                return None;
+            }
+            let found = if is_ours(old) { Storage::find(old) } else { None };
+            pg_sys::RelationClose(old);
+            found
+        };
+        // A table of another access method may have been ours before, in this transaction too.
+        found.map_or_else(|| engine_cache().storages().in_use().map(behind).max().unwrap_or(1), |old| behind(old.descriptor))
+    };
+    Some(if first > LAST_CONTINUED { 1 } else { first })
+}
+
+/// When a transaction gives up a storage, the old one of the table skips the numbers that were given out meanwhile.
+fn skip_values(given_up: &StorageDescriptor, others: impl Iterator<Item = &'static StorageDescriptor>) {
+    let Some(numbers) = given_up.continued_values() else { return };
+    let database = given_up.file().database;
+    for other in others.filter(|other| other.file().database == database) {
+        if numbers.contains(&other.next_value.load(Ordering::Acquire)) {
+            other.next_value.fetch_max(numbers.end, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Makes and logs a storage for a relation's files; one that the files had before is given up. `values` is where the numbers of its large
+/// values begin, if not at 1.
+fn create(file: RelationFile, unlogged: bool, creator: Xid, values: Option<u32>) -> &'static StorageDescriptor {
     let cache = engine_cache();
     let id = cache.header().allocate_storage_id();
     // In the table first: a checkpoint whose position lies behind the record finds the storage there.
     let (place, _) = cache.storages().create(&StorageInfo::empty(id, file, unlogged, creator)).or_raise();
     let descriptor = cache.storages().at(place);
+    if let Some(first) = values {
+        descriptor.continue_values(first);
+    }
     note_storage(descriptor);
     let RelationFile { tablespace, database, relnumber, owner } = file;
     log_only(id, |record| {
@@ -69,7 +114,7 @@ pub unsafe extern "C-unwind" fn relation_set_new_filenode(
         let file = file_of_node(&*node, (*rel).rd_backend);
         temporary::note(file);
         create_files(&*node, persistence as u8);
-        create(file, persistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED, current_xid());
+        create(file, persistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED, current_xid(), first_value(rel));
         *freeze_xid = pg_sys::RecentXmin;
         *min_multi = pg_sys::GetOldestMultiXactId();
     }
@@ -81,7 +126,8 @@ pub unsafe extern "C-unwind" fn relation_nontransactional_truncate(rel: pg_sys::
     let old = Storage::of(rel).descriptor;
     if !old.is_unused() {
         // The files stay, so the new storage has the fate of the transaction that made them and not of this one.
-        main_fork::shortened(create(relation_file(rel), old.is_unlogged(), old.creator_xid()));
+        let values = old.next_value.load(Ordering::Acquire);
+        main_fork::shortened(create(relation_file(rel), old.is_unlogged(), old.creator_xid(), Some(values)));
     }
 }
 
@@ -95,7 +141,7 @@ pub unsafe extern "C-unwind" fn relation_copy_data(rel: pg_sys::Relation, node: 
         let file = file_of_node(&*node, (*rel).rd_backend);
         temporary::note(file);
         create_files(&*node, (*(*rel).rd_rel).relpersistence as u8);
-        create(file, source.descriptor.is_unlogged(), current_xid())
+        create(file, source.descriptor.is_unlogged(), current_xid(), Some(source.descriptor.first_value()))
     };
     let target = Storage { cache: source.cache, descriptor, id: descriptor.id() };
     for block in 0..source.blocks() {
@@ -109,7 +155,7 @@ pub unsafe extern "C-unwind" fn relation_copy_data(rel: pg_sys::Relation, node: 
     main_fork::follow(descriptor);
     let values = source.descriptor.next_value.load(Ordering::Relaxed);
     descriptor.next_value.store(values, Ordering::Relaxed);
-    for value in 1..values {
+    for value in source.descriptor.first_value()..values {
         let first = PageNumber::overflow(value, 0);
         let Some(total) = copy_page(&source, &target, first, &wait) else { continue };
         for chunk in 1..total.div_ceil(OVERFLOW_PAYLOAD) {
@@ -167,7 +213,11 @@ fn forget_files(for_commit: bool) {
         for place in 0..count.max(0) as usize {
             let file = file_of_node(&*nodes.add(place), NO_BACKEND);
             if let Some(place) = cache.storages().find(&file) {
-                cache.storages().remove(cache.storages().at(place).id());
+                let descriptor = cache.storages().at(place);
+                if !for_commit {
+                    skip_values(descriptor, cache.storages().in_use());
+                }
+                cache.storages().remove(descriptor.id());
             }
         }
         if !nodes.is_null() {

@@ -124,10 +124,10 @@ impl Storage {
         self.descriptor.blocks.load(Ordering::Acquire)
     }
 
-    /// Whether a large value was ever stored: their numbers start at 1.
+    /// Whether a large value may ever have been stored.
     #[inline]
     pub fn has_values(&self) -> bool {
-        self.descriptor.next_value.load(Ordering::Relaxed) > 1
+        self.descriptor.has_values()
     }
 
     /// The blocks that inserts are filling.

@@ -475,7 +475,7 @@ pub fn store_unnamed(rel: pg_sys::Relation, length: usize) {
 /// How many large values a table has, and how many of them no row version names; for tests.
 pub fn count(rel: pg_sys::Relation, storage: &Storage) -> (i64, i64) {
     let wait = BackendWait::new(storage.cache);
-    let numbers = 1..storage.descriptor.next_value.load(Ordering::Acquire);
+    let numbers = storage.descriptor.first_value()..storage.descriptor.next_value.load(Ordering::Acquire);
     let is_there = |value: &u32| {
         let pin = storage.cache.read(chunk_key(storage, *value, 0), &wait).or_raise();
         pin.shared(&wait).or_raise().page().kind() == PageKind::Overflow

@@ -1,5 +1,6 @@
 //! The storages of the cluster: which relfilenode has which storage, and how many blocks it has.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::Cache;
@@ -73,6 +74,9 @@ pub struct StorageDescriptor {
     pub next_value: AtomicU32,
     /// Whether a VACUUM has looked for values that no row names since the mapping came into use; 0 or 1.
     pub values_searched: AtomicU32,
+    /// The first number that may be one, and whether it comes behind those of another storage of the same table; 0 or 1.
+    first_value: AtomicU32,
+    continues_values: AtomicU32,
     /// Block from which the next search for free space starts.
     pub free_space_hint: AtomicU32,
     /// A search for pages with at least this free-space category found nothing since the directory changed; 256 = no such knowledge.
@@ -112,7 +116,33 @@ impl StorageDescriptor {
 
     /// Whether the storage never had a page.
     pub fn is_unused(&self) -> bool {
-        self.blocks.load(Ordering::Acquire) == 0 && self.next_value.load(Ordering::Acquire) <= 1
+        self.blocks.load(Ordering::Acquire) == 0 && !self.has_values()
+    }
+
+    /// Whether a large value may ever have been stored.
+    #[inline]
+    pub fn has_values(&self) -> bool {
+        self.next_value.load(Ordering::Acquire) > self.first_value()
+    }
+
+    /// The first number that a large value may have.
+    #[inline]
+    pub fn first_value(&self) -> u32 {
+        self.first_value.load(Ordering::Relaxed)
+    }
+
+    /// Begins the numbers of a new storage's large values behind those of its table's old one, before the first is given out: a pointer
+    /// that somebody holds must not lead to another value.
+    pub fn continue_values(&self, first: u32) {
+        self.first_value.store(first.max(1), Ordering::Relaxed);
+        self.continues_values.store(1, Ordering::Relaxed);
+        self.next_value.fetch_max(first.max(1), Ordering::AcqRel);
+    }
+
+    /// The numbers that the storage has given out behind those of an old one, which has to skip them if it comes back.
+    pub fn continued_values(&self) -> Option<Range<u32>> {
+        let numbers = self.first_value()..self.next_value.load(Ordering::Acquire);
+        (self.continues_values.load(Ordering::Relaxed) != 0 && !numbers.is_empty()).then_some(numbers)
     }
 
     /// The transaction that made the storage; 0 once that is known to have committed.
@@ -168,6 +198,8 @@ impl StorageDescriptor {
         self.blocks.store(info.blocks, Ordering::Relaxed);
         self.next_value.store(info.next_value.max(1), Ordering::Relaxed);
         self.values_searched.store(0, Ordering::Relaxed);
+        self.first_value.store(1, Ordering::Relaxed);
+        self.continues_values.store(0, Ordering::Relaxed);
         self.free_space_hint.store(0, Ordering::Relaxed);
         self.free_space_exhausted.store(256, Ordering::Relaxed);
         for target in &self.insert_targets {

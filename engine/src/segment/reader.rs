@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, new_empty_array};
 use arrow::datatypes::DataType;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowSelection};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelectionPolicy,
+};
 use parquet::arrow::{ProjectionMask, parquet_to_arrow_field_levels};
 use parquet::file::metadata::PageIndexPolicy;
 
@@ -387,15 +390,26 @@ impl SegmentReader {
         let ranges = self.data.read(ranges)?;
         cost.bytes += ranges.bytes();
         cost.reads += ranges.reads();
-        let input = Arc::new(Input::new(self.data.file_size(), ranges));
+        let input = Input::new(self.data.file_size(), ranges);
         let total = (self.groups[group + 1] - self.groups[group]) as usize;
         let count = runs.iter().map(Range::len).sum();
         let batch = guarded(|| {
             let wanted = ProjectionMask::roots(parquet, columns.iter().copied());
-            let levels = parquet_to_arrow_field_levels(parquet, wanted, None)?;
-            let pages = GroupPages { input, metadata: Arc::clone(self.metadata.metadata()), group };
             let selection = RowSelection::from_consecutive_ranges(runs.iter().cloned(), total);
-            let mut reader = ParquetRecordBatchReader::try_new_with_row_groups(&levels, &pages, count, Some(selection))?;
+            let mut reader = if runs.len() == 1 {
+                let levels = parquet_to_arrow_field_levels(parquet, wanted, None)?;
+                let pages = GroupPages { input: Arc::new(input), metadata: Arc::clone(self.metadata.metadata()), group };
+                ParquetRecordBatchReader::try_new_with_row_groups(&levels, &pages, count, Some(selection))?
+            } else {
+                // Pages between the runs were not read: rows there must be skipped, not decoded and left out.
+                ParquetRecordBatchReaderBuilder::new_with_metadata(input, self.metadata.clone())
+                    .with_row_groups(vec![group])
+                    .with_projection(wanted)
+                    .with_row_selection(selection)
+                    .with_row_selection_policy(RowSelectionPolicy::Selectors)
+                    .with_batch_size(count)
+                    .build()?
+            };
             Ok(reader.next().transpose()?)
         })?;
         batch
