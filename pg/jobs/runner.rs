@@ -55,7 +55,9 @@ pub fn run(me: Me) {
                 begin(me, job);
             }
             // Another runner may take what is left, if one may be started.
-            Ok((job, table::has_claimable(), table::next_retry()))
+            let more = job.is_some() && table::has_claimable();
+            let next = if job.is_none() { table::next_retry() } else { None };
+            Ok((job, more, next))
         });
         match claimed {
             Ok((Some(job), more, _)) => {

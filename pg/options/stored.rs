@@ -180,7 +180,11 @@ fn check_for_table(relation: pg_sys::Oid, option: &str, value: &str) {
         _ if definition::is_unbuilt(option) => raise(
             SqlError::unsupported(format!("option \"{option}\" is not supported yet"))
                 .with_detail("Segments are written as they are, in the order of their rows' places.")
-                .with_hint("Leave the option out."),
+                .with_hint(if option == "cluster_by" {
+                    "Leave the option out; CLUSTER orders the rows of a table, and of the segments that are written after it."
+                } else {
+                    "Leave the option out."
+                }),
         ),
         "bloom_columns" => {}
         _ => return,
