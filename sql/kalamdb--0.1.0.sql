@@ -401,6 +401,9 @@ CREATE TABLE kalam.user_erasure (
     finished_at timestamptz,
     rows jsonb NOT NULL,
     kept_rows bigint NOT NULL,
+    -- The number of the first transaction that began to write when the erasure was over.
+    rows_before bigint,
+    -- Until it is finished: segments that had the user's rows.
     proof jsonb
 ) USING heap;
 CREATE INDEX user_erasure_unfinished ON kalam.user_erasure (id) WHERE finished_at IS NULL;
@@ -408,7 +411,9 @@ COMMENT ON TABLE kalam.user_erasure IS 'users that were erased; finished when no
 SELECT pg_catalog.pg_extension_config_dump('kalam.user_erasure', '');
 
 CREATE VIEW kalam.erasures AS
-    SELECT e.user_name, e.requested_at, e.finished_at, e.rows, e.kept_rows, e.proof FROM kalam.user_erasure e;
+    SELECT e.user_name, e.requested_at, e.finished_at, e.rows, e.kept_rows,
+        CASE WHEN e.finished_at IS NOT NULL THEN e.proof END AS proof
+    FROM kalam.user_erasure e;
 COMMENT ON VIEW kalam.erasures IS 'users that were erased: rows by table, and the proof when nothing of them is left on disk';
 
 -- Triggers and foreign keys would get in the way: all tables lose the user's rows together.

@@ -5,9 +5,11 @@
 //! their indexes anew (what separates the keys of an inner page outlives its row), clusters the catalogs and control tables that had
 //! something of the user, and has the store's files rewritten. It does so for all erased users at once. Only the log is left.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
+use kalamdb_engine::cold::SegmentRecord;
 use kalamdb_engine::ids::StorageId;
 use pgrx::pg_sys;
 use serde_json::{Value, json};
@@ -24,6 +26,7 @@ use crate::jobs::Progress;
 use crate::jobs::process::transaction;
 use crate::settings;
 use crate::shmem::engine_cache;
+use crate::storages;
 use crate::tableam::storage::Storage;
 use crate::tableam::{partition, vacuum};
 use crate::worker::requests;
@@ -68,10 +71,32 @@ struct Erasure {
     user: String,
     rows: Value,
     kept: i64,
-    /// Paths of the segments that had the user's rows, with their numbers and tables.
-    segments: Vec<(StorageId, u64, String)>,
+    /// Rows, and entries with deleted ones, of transactions that were running at the erasure.
+    late: i64,
+    /// The first transaction that began to write after the erasure.
+    before: u64,
+    /// Places of the segments that have or had the user's rows.
+    segments: BTreeSet<String>,
     /// Files of exports.
     exports: Vec<String>,
+    /// Why it cannot be finished now.
+    failure: Option<SqlError>,
+}
+
+impl Erasure {
+    /// Does a part of the work; what fails, fails for this user only.
+    fn attempt(&mut self, activity: &CStr, part: impl FnOnce(&mut Erasure) -> Result<(), SqlError>) -> Result<(), SqlError> {
+        if self.failure.is_some() {
+            return Ok(());
+        }
+        match transaction(activity, || part(self)) {
+            Err(error) if error.is_cancelled() => Err(error),
+            result => {
+                self.failure = result.err();
+                Ok(())
+            }
+        }
+    }
 }
 
 /// What the job has to do.
@@ -97,27 +122,48 @@ pub fn run(progress: &mut Progress) -> Result<String, SqlError> {
         if work.erasures.is_empty() {
             return Ok(format!("{users} users erased"));
         }
+        await_transactions(work.erasures.iter().map(|erasure| erasure.before).max().unwrap_or(0))?;
+        for erasure in &mut work.erasures {
+            erasure.attempt(c"KalamDB: erasing late rows", erase_late)?;
+        }
+        if work.erasures.iter().any(|erasure| erasure.late > 0) {
+            transaction(c"KalamDB: looking for what erased users had", || look_at_tables(&mut work))?;
+        }
         progress.total(work.tables.len() as u64, 0);
         await_horizon(work.limit)?;
         // No export that still sees the rows is being written now.
         for erasure in &mut work.erasures {
-            erasure.exports = transaction(c"KalamDB: deleting exports", || export::delete_all(&erasure.user))?;
+            erasure.attempt(c"KalamDB: deleting exports", |erasure| {
+                erasure.exports = export::delete_all(&erasure.user)?;
+                Ok(())
+            })?;
         }
-        for (number, table) in work.tables.iter().enumerate() {
-            clean_table(table)?;
-            progress.done(number as u64 + 1, 0);
-        }
-        for (_, table) in &work.above {
-            patiently(|| query(&format!("ANALYZE {table}"), &[]))?;
-        }
-        for (table, index) in CONTROL_TABLES {
-            patiently(|| query(&format!("CLUSTER {table} USING {index}"), &[]))?;
-        }
+        clean_tables(&work, progress)?;
         // Only when what was written anew is in the store, nothing is read from old segments and nothing stands in old files.
         transaction(c"KalamDB: rewriting the store", || rewrite_store(&work))?;
-        transaction(c"KalamDB: noting erasures", || finish(&work))?;
-        users += work.erasures.len();
+        let left = transaction(c"KalamDB: looking for segments", || Ok(segments_left(&work)))?;
+        for erasure in &mut work.erasures {
+            erasure.attempt(c"KalamDB: noting an erasure", |erasure| finish(erasure, &work.tables, &left))?;
+        }
+        users += work.erasures.iter().filter(|erasure| erasure.failure.is_none()).count();
+        if let Some(error) = work.erasures.into_iter().find_map(|erasure| erasure.failure) {
+            return Err(error);
+        }
     }
+}
+
+fn clean_tables(work: &Work, progress: &mut Progress) -> Result<(), SqlError> {
+    for (number, table) in work.tables.iter().enumerate() {
+        clean_table(table)?;
+        progress.done(number as u64 + 1, 0);
+    }
+    for (_, table) in &work.above {
+        patiently(|| query(&format!("ANALYZE {table}"), &[]))?;
+    }
+    for (table, index) in CONTROL_TABLES {
+        patiently(|| query(&format!("CLUSTER {table} USING {index}"), &[]))?;
+    }
+    Ok(())
 }
 
 /// Erases the users whose time is over.
@@ -127,9 +173,7 @@ fn erase_overdue() -> Result<(), SqlError> {
     if rows.is_empty() {
         return Ok(());
     }
-    // What the session of a dba gets from the SQL function.
-    query("SET LOCAL row_security = on", &[]);
-    query("SET LOCAL session_replication_role = replica", &[]);
+    act_without_triggers();
     for row in &rows {
         if let Some(user) = text(row, 0) {
             erase::erase(user)?;
@@ -139,21 +183,32 @@ fn erase_overdue() -> Result<(), SqlError> {
     Ok(())
 }
 
+/// Gives the transaction what the session of a dba gets from the SQL function.
+fn act_without_triggers() {
+    query("SET LOCAL row_security = on", &[]);
+    query("SET LOCAL session_replication_role = replica", &[]);
+}
+
 fn find_work() -> Result<Work, SqlError> {
     let mut work = Work::default();
     let rows = query(
-        "SELECT id::text, user_name, rows::text, kept_rows::text FROM kalam.user_erasure WHERE finished_at IS NULL ORDER BY id",
+        "SELECT id::text, user_name, rows::text, kept_rows::text, rows_before::text, segments.places::text
+         FROM kalam.user_erasure, LATERAL (SELECT proof -> 'segments' AS places) segments WHERE finished_at IS NULL ORDER BY id",
         &[],
     );
     for row in &rows {
-        let column = |place| text(row, place).unwrap_or_default().to_owned();
+        let column = |place| text(row, place).unwrap_or_default();
+        let segments: Vec<String> = serde_json::from_str(column(5)).unwrap_or_default();
         work.erasures.push(Erasure {
-            id: column(0),
-            user: column(1),
-            rows: serde_json::from_str(&column(2)).unwrap_or_default(),
+            id: column(0).to_owned(),
+            user: column(1).to_owned(),
+            rows: serde_json::from_str(column(2)).unwrap_or_default(),
             kept: column(3).parse().unwrap_or(0),
-            segments: Vec::new(),
+            late: 0,
+            before: column(4).parse().unwrap_or_else(|_| vacuum::next_xid()),
+            segments: segments.into_iter().collect(),
             exports: Vec::new(),
+            failure: None,
         });
     }
     if work.erasures.is_empty() {
@@ -163,6 +218,22 @@ fn find_work() -> Result<Work, SqlError> {
         // What the erasing transaction itself had deleted before was kept at its end.
         erasure.kept += erase_kept_before(erasure);
     }
+    look_at_tables(&mut work)?;
+    Ok(work)
+}
+
+/// Erases what transactions brought that were running at the erasure.
+fn erase_late(erasure: &mut Erasure) -> Result<(), SqlError> {
+    act_without_triggers();
+    let kept = erase_kept_before(erasure);
+    erasure.kept += kept;
+    erasure.late = kept + erase::erase_late(&erasure.user, erasure.before)?;
+    Ok(())
+}
+
+/// Looks for the tables and segments that had rows of the users.
+fn look_at_tables(work: &mut Work) -> Result<(), SqlError> {
+    work.tables.clear();
     for (oid, name) in user_tables()? {
         if let Some(storage) = catalog::with_relation(oid, |rel| look_at_table(rel, &mut work.erasures)).flatten() {
             forget_statistics(oid);
@@ -173,8 +244,15 @@ fn find_work() -> Result<Work, SqlError> {
     for (oid, _) in &work.above {
         forget_statistics(*oid);
     }
+    // Their files have to be found also when this run comes no further than taking them out of the tables.
+    for erasure in &work.erasures {
+        query(
+            "UPDATE kalam.user_erasure SET proof = $2::jsonb WHERE id = $1::bigint",
+            &[Some(&erasure.id), Some(&json!({ "segments": erasure.segments }).to_string())],
+        );
+    }
     work.limit = vacuum::next_xid();
-    Ok(work)
+    Ok(())
 }
 
 fn erase_kept_before(erasure: &Erasure) -> i64 {
@@ -182,13 +260,18 @@ fn erase_kept_before(erasure: &Erasure) -> i64 {
         "WITH gone AS (
              DELETE FROM kalam.deleted_rows d USING kalam.user_erasure e
              WHERE e.id = $1::bigint AND d.user_id = pg_catalog.convert_to(e.user_name, pg_catalog.getdatabaseencoding())
-                 AND d.deleted_at <= e.requested_at
+                 AND (d.deleted_at <= e.requested_at OR d.xid < $2::xid8)
              RETURNING 1
          ) SELECT pg_catalog.count(*)::text FROM gone",
-        &[Some(&erasure.id)],
+        &[Some(&erasure.id), Some(&erasure.before.to_string())],
     )
     .and_then(|count| count.parse().ok())
     .unwrap_or(0)
+}
+
+/// Where a segment is: its storage, and its path below that.
+fn place_of(record: &SegmentRecord) -> String {
+    format!("{}:{}", record.place.location, record.place.path)
 }
 
 /// Notes the segments with rows of the users in a table; its storage if one of them ever had rows there.
@@ -202,8 +285,7 @@ fn look_at_table(rel: pg_sys::Relation, erasures: &mut [Erasure]) -> Option<Stor
         is_touched = true;
         let all = records.get_or_insert_with(|| segments_of(&storage, &requests::client(storage.cache, &wait)).0);
         for record in all.iter().filter(|record| record.partition == number) {
-            let path = format!("{}:{}", record.place.location, record.place.path);
-            erasure.segments.push((storage.id, record.segment, path));
+            erasure.segments.insert(place_of(record));
         }
     }
     is_touched.then_some(storage.id)
@@ -239,6 +321,26 @@ fn tables_above(tables: &[Touched]) -> Vec<(pg_sys::Oid, String)> {
     );
     let table = |row: &Row| Some((pg_sys::Oid::from(text(row, 0)?.parse::<u32>().ok()?), text(row, 1)?.to_owned()));
     rows.iter().filter_map(table).collect()
+}
+
+/// Waits until all transactions before one have ended.
+fn await_transactions(limit: u64) -> Result<(), SqlError> {
+    let begun = Instant::now();
+    loop {
+        let oldest = transaction(c"KalamDB: waiting for old transactions", || {
+            Ok(query_one("SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text", &[]))
+        })?;
+        if oldest.and_then(|oldest| oldest.parse::<u64>().ok()).is_some_and(|oldest| oldest >= limit) {
+            return Ok(());
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(SqlError::lock_not_available("a transaction that may have rows of an erased user is still open")
+                .with_detail("It began before the rows were erased.")
+                .with_hint("The job is run again by itself; end transactions that stay open, prepared ones too."));
+        }
+        check_for_interrupts();
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Waits until no snapshot sees what was deleted before a transaction.
@@ -345,47 +447,45 @@ fn rewrite_store(work: &Work) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// The numbers of the segments that the tables have now.
-fn segments_left(work: &Work) -> BTreeMap<StorageId, Vec<u64>> {
-    let mut left = BTreeMap::new();
+/// The places of the segments that the tables have now.
+fn segments_left(work: &Work) -> BTreeSet<String> {
+    let mut left = BTreeSet::new();
     for table in &work.tables {
-        let segments = catalog::with_relation(table.oid, |rel| {
-            let storage = Storage::find(rel)?;
+        catalog::with_relation(table.oid, |rel| {
+            let Some(storage) = Storage::find(rel) else { return };
             let wait = BackendWait::new(storage.cache);
             let (records, _) = segments_of(&storage, &requests::client(storage.cache, &wait));
-            Some((storage.id, records.iter().map(|record| record.segment).collect::<Vec<u64>>()))
+            left.extend(records.iter().map(place_of));
         });
-        left.extend(segments.flatten());
     }
     left
 }
 
-/// Notes that the users are erased, with the proof.
-fn finish(work: &Work) -> Result<(), SqlError> {
-    let left = segments_left(work);
-    for erasure in &work.erasures {
-        let is_there =
-            |(storage, number, _): &&(StorageId, u64, String)| left.get(storage).is_some_and(|numbers| numbers.contains(number));
-        if let Some((_, _, path)) = erasure.segments.iter().find(is_there) {
-            return Err(SqlError::lock_not_available("a segment of an erased user is still read")
-                .with_detail(format!("It is {path}."))
-                .with_hint("The job is run again by itself."));
-        }
-        let segments: Vec<&str> = erasure.segments.iter().map(|(_, _, path)| path.as_str()).collect();
-        let tables: Vec<&str> = work.tables.iter().map(|table| table.name.as_str()).collect();
-        let proof = json!({
-            "rows": erasure.rows, "kept_rows": erasure.kept, "segments": segments, "exports": erasure.exports,
-            "rewritten_tables": tables,
-        });
-        query(
-            "UPDATE kalam.user_erasure SET finished_at = pg_catalog.clock_timestamp(), kept_rows = $3::bigint, proof = $2::jsonb
-             WHERE id = $1::bigint",
-            &[Some(&erasure.id), Some(&proof.to_string()), Some(&erasure.kept.to_string())],
-        );
-        Event::about("user_erased", &erasure.user)
-            .with("segments", segments.len())
-            .with("exports", erasure.exports.len())
-            .record(Lasts::WithTransaction)?;
+/// Sees to it that the files of the segments are gone, and notes that the user is erased, with the proof.
+fn finish(erasure: &mut Erasure, tables: &[Touched], left: &BTreeSet<String>) -> Result<(), SqlError> {
+    if let Some(place) = erasure.segments.iter().find(|place| left.contains(*place)) {
+        return Err(SqlError::lock_not_available("a segment of an erased user is still read")
+            .with_detail(format!("It is {place}."))
+            .with_hint("The job is run again by itself."));
     }
+    let wait = BackendWait::new(engine_cache());
+    for (storage, path) in erasure.segments.iter().filter_map(|place| place.split_once(':')) {
+        // The engine may keep it for a time, or may not have reached the storage.
+        storages::open(&storages::require(storage)?)?.delete(path, &wait)?;
+    }
+    let tables: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let proof = json!({
+        "rows": erasure.rows, "late_rows": erasure.late, "kept_rows": erasure.kept, "segments": erasure.segments,
+        "exports": erasure.exports, "rewritten_tables": tables,
+    });
+    query(
+        "UPDATE kalam.user_erasure SET finished_at = pg_catalog.clock_timestamp(), kept_rows = $3::bigint, proof = $2::jsonb
+         WHERE id = $1::bigint",
+        &[Some(&erasure.id), Some(&proof.to_string()), Some(&erasure.kept.to_string())],
+    );
+    Event::about("user_erased", &erasure.user)
+        .with("segments", erasure.segments.len())
+        .with("exports", erasure.exports.len())
+        .record(Lasts::WithTransaction)?;
     Ok(())
 }
