@@ -25,6 +25,7 @@ static MAX_PARALLEL_JOBS: GucSetting<i32> = GucSetting::<i32>::new(2);
 static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
 static AUDIT_USER_ID: GucSetting<bool> = GucSetting::<bool>::new(true);
 static USER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
+static EXPORT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
 static FLUSH_CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static LOADER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(4);
 static COLD_LOADER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -275,6 +276,16 @@ fn define_jobs() {
         GucFlags::UNIT_MIN,
     );
     GucRegistry::define_int_guc(
+        c"kalam.export_retention",
+        c"How long the files of a user's export are kept; -1 keeps them until the export is dropped.",
+        c"",
+        &EXPORT_RETENTION,
+        -1,
+        i32::MAX / 60,
+        GucContext::Sighup,
+        GucFlags::UNIT_MIN,
+    );
+    GucRegistry::define_int_guc(
         c"kalam.flush_check_interval",
         c"How often all tables are looked at for rows whose flush is due.",
         c"Rows and times of flush policies act at once; this is for what failed and is to be tried again.",
@@ -304,6 +315,11 @@ pub fn audits_user_id() -> bool {
 /// How long dropped users can be restored, in seconds.
 pub fn user_retention_seconds() -> u64 {
     u64::from(USER_RETENTION.get().unsigned_abs()) * 60
+}
+
+/// How long exports of users are kept, in seconds; nothing if for good.
+pub fn export_retention_seconds() -> Option<u64> {
+    u64::try_from(EXPORT_RETENTION.get()).ok().map(|minutes| minutes * 60)
 }
 
 /// Seconds between two evictions of a stream.

@@ -385,7 +385,8 @@ CREATE TABLE kalam.user_exports (
     storage text COLLATE "C" NOT NULL REFERENCES kalam.storage_catalog,
     requested_at timestamptz NOT NULL,
     finished_at timestamptz,
-    files jsonb
+    files jsonb,
+    dropped_at timestamptz
 ) USING heap;
 COMMENT ON TABLE kalam.user_exports IS 'exports of users that are in a storage; appended by the library itself';
 
@@ -393,6 +394,10 @@ CREATE FUNCTION kalam.export_user(name text, storage text DEFAULT 'local', wait 
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'export_user_wrapper';
 COMMENT ON FUNCTION kalam.export_user(text, text, boolean) IS
     'writes everything that a user owns to a storage, in a job whose id is returned; always audited';
+
+CREATE FUNCTION kalam.drop_export(export bigint) RETURNS void
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'drop_export_wrapper';
+COMMENT ON FUNCTION kalam.drop_export(bigint) IS 'has the files of an export deleted; always audited';
 
 CREATE TABLE kalam.user_erasure (
     id bigint PRIMARY KEY DEFAULT kalam.snowflake_id(),

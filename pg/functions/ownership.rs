@@ -8,13 +8,14 @@ use serde_json::json;
 
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::catalog;
+use crate::ffi::sql::{query, query_one};
 use crate::identity::account::{Rank, current_rank, require_rank};
 use crate::identity::audit::Event;
 use crate::identity::control_table::{ControlTable, Lasts};
 use crate::identity::session::act_as;
 use crate::identity::{check_user_name, snowflake};
 use crate::jobs::{Kind, request};
-use crate::ownership::{erase, failed, user_tables};
+use crate::ownership::{erase, export, failed, user_tables};
 use crate::storages;
 
 use super::acting::require_above;
@@ -132,11 +133,40 @@ fn export_user(user: Option<&str>, storage: Option<&str>, wait: Option<bool>) ->
     let user = user.unwrap_or_default();
     require_may_handle(user).or_raise();
     let id = begin_export(user, storage.unwrap_or(LOCAL)).or_raise();
-    finish(id, wait.unwrap_or(false))
+    // The active one may have been asked for by somebody else.
+    catalog::as_superuser(|| finish(id, wait.unwrap_or(false)))
+}
+
+/// Has the files of an export deleted.
+#[pg_extern]
+fn drop_export(export: i64) {
+    drop_own_export(export).or_raise();
+    register_xact_callback(PgXactCallbackEvent::Commit, request::ask_to_keep_house);
+}
+
+fn drop_own_export(export: i64) -> Result<(), SqlError> {
+    let number = export.to_string();
+    let user = catalog::as_superuser(|| {
+        query_one("SELECT user_name FROM kalam.user_exports WHERE id = $1::bigint AND dropped_at IS NULL", &[Some(&number)])
+    });
+    // Who may not handle the user's data learns nothing of the export.
+    let Some(user) = user.filter(|user| require_may_handle(user).is_ok()) else {
+        return Err(SqlError::undefined_object(format!("export {export} does not exist"))
+            .with_detail("It never did, it was dropped, or its retention has ended.")
+            .with_hint("The number of an export is in the parameters of its job in kalam.jobs."));
+    };
+    Event::about("drop_export", &user).with("export", export).record(Lasts::WithTransaction)?;
+    catalog::as_superuser(|| {
+        query("UPDATE kalam.user_exports SET dropped_at = pg_catalog.clock_timestamp() WHERE id = $1::bigint", &[Some(&number)])
+    });
+    Ok(())
 }
 
 fn begin_export(user: &str, storage: &str) -> Result<String, SqlError> {
     storages::require(storage)?;
+    if let Some(active) = catalog::as_superuser(|| export::active_job(user)) {
+        return Ok(active);
+    }
     Event::about("export_user", user).with("storage", storage).record(Lasts::ForGood)?;
     // The job sees what is there for good. It alone, and dbas, learn from the number whose export it is.
     let id = snowflake::next_id()?;
@@ -149,11 +179,14 @@ fn begin_export(user: &str, storage: &str) -> Result<String, SqlError> {
         pg_sys::Datum::from(now),
         pg_sys::Datum::from(0),
         pg_sys::Datum::from(0),
+        pg_sys::Datum::from(0),
     ];
-    let mut nulls = [false, false, false, false, true, true];
+    let mut nulls = [false, false, false, false, true, true, true];
     ControlTable::append(c"user_exports")?.append_row(&mut values, &mut nulls, Lasts::ForGood)?;
     let id = id.to_string();
-    request::add_named(Kind::UserExport, Some(&id), &json!({ "export": id }))
+    // Two calls at once get one job.
+    let name = catalog::as_superuser(|| query_one("SELECT pg_catalog.md5($1)", &[Some(user)]));
+    request::add_named(Kind::UserExport, name.as_deref(), &json!({ "export": id }))
 }
 
 /// Waits for a job that was asked for, if that is wanted; returns its id.

@@ -88,7 +88,7 @@ fn keep_house(me: Me) {
             }
         }
         let orphans = policy::end_retention()?;
-        if orphans || table::has_old() {
+        if orphans || table::has_old() || ownership::export::is_any_due() {
             table::add(&own_job(Kind::Cleanup))?;
         }
         if ownership::cleanup::is_due() {

@@ -130,7 +130,11 @@ pub struct Job {
 pub fn run(me: Me, job: &Job, progress: &mut Progress) -> Result<String, SqlError> {
     match job.kind {
         Kind::Flush | Kind::Compact | Kind::Retention | Kind::Evict => table_work::run(me, job, progress),
-        Kind::Cleanup => transaction(c"KalamDB: cleanup of the job table", || Ok(super::table::remove_old())),
+        Kind::Cleanup => {
+            let removed = transaction(c"KalamDB: cleanup of the job table", || Ok(super::table::remove_old()))?;
+            let exports = ownership::export::delete_due()?;
+            Ok(if exports == 0 { removed } else { format!("{removed}, {exports} exports deleted") })
+        }
         // It waits between its transactions, too.
         Kind::UserCleanup => catching(|| ownership::cleanup::run(progress)).and_then(|result| result),
         Kind::UserExport => ownership::export::run(job, progress),

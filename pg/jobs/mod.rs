@@ -14,7 +14,7 @@ pub mod request;
 mod row_count;
 mod runner;
 mod snapshot;
-mod table;
+pub mod table;
 mod table_work;
 
 pub use kinds::{Job, JobId, Kind};

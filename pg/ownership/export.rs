@@ -20,7 +20,9 @@ use crate::ffi::interrupts::BackendWait;
 use crate::ffi::sql::{query, query_one, text};
 use crate::identity::session::act_as;
 use crate::jobs::process::transaction;
+use crate::jobs::table::ACTIVE;
 use crate::jobs::{Job, Progress};
+use crate::settings;
 use crate::shmem::engine_cache;
 use crate::storages;
 use crate::worker::segments_directory;
@@ -48,7 +50,7 @@ pub fn run(job: &Job, progress: &mut Progress) -> Result<String, SqlError> {
     set_isolation(c"repeatable read");
     let written = transaction(c"KalamDB: exporting a user", || write(&id, progress));
     set_isolation(c"read committed");
-    let Some(written) = written? else { return Ok("the user was erased".to_owned()) };
+    let Some(written) = written? else { return Ok("the export was dropped, or the user erased".to_owned()) };
     let noted = transaction(c"KalamDB: noting an export", || {
         let files = Value::from(written.files.clone()).to_string();
         let row = query_one(
@@ -57,13 +59,17 @@ pub fn run(job: &Job, progress: &mut Progress) -> Result<String, SqlError> {
             &[Some(&id), Some(&files)],
         );
         if row.is_none() {
-            // An erasure took its row away, and may not have seen all of its files.
+            // An erasure or the end of the export took its row away, and may not have seen all of its files.
             delete_files(&written.storage, &id)?;
         }
         Ok(row.is_some())
     })?;
     let tables = written.tables;
-    Ok(if noted { format!("{} rows of {tables} tables exported", written.rows) } else { "the user was erased".to_owned() })
+    Ok(if noted {
+        format!("{} rows of {tables} tables exported", written.rows)
+    } else {
+        "the export was dropped, or the user erased".to_owned()
+    })
 }
 
 fn set_isolation(level: &std::ffi::CStr) {
@@ -335,6 +341,55 @@ pub fn delete_all(user: &str) -> Result<Vec<String>, SqlError> {
         deleted.extend(files);
     }
     Ok(deleted)
+}
+
+/// The active job that exports a user, if there is one.
+pub fn active_job(user: &str) -> Option<String> {
+    query_one(
+        &format!(
+            "SELECT j.id FROM kalam.job j JOIN kalam.user_exports e ON e.id::text = j.parameters ->> 'export'
+             WHERE j.type = 'UE' AND j.state IN {ACTIVE} AND e.user_name = $1 AND e.dropped_at IS NULL LIMIT 1"
+        ),
+        &[Some(user)],
+    )
+}
+
+/// Exports that were dropped, or whose retention is over.
+const DUE: &str = "(dropped_at IS NOT NULL OR coalesce(finished_at, requested_at)
+    <= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1::double precision))";
+
+/// The retention as a parameter of [`DUE`].
+fn retention() -> Option<String> {
+    settings::export_retention_seconds().map(|seconds| seconds.to_string())
+}
+
+/// Whether there are exports to be deleted.
+pub fn is_any_due() -> bool {
+    let statement = format!("SELECT 'yes' FROM kalam.user_exports WHERE {DUE} LIMIT 1");
+    query_one(&statement, &[retention().as_deref()]).is_some()
+}
+
+/// Deletes the exports that were dropped or whose retention is over; returns how many. A job that still writes one deletes its files itself.
+///
+/// # Errors
+/// The first one of a storage; the other exports go.
+pub fn delete_due() -> Result<u64, SqlError> {
+    let due = transaction(c"KalamDB: looking for exports", || {
+        Ok(query(&format!("SELECT id::text, storage FROM kalam.user_exports WHERE {DUE} ORDER BY id"), &[retention().as_deref()]))
+    })?;
+    let (mut deleted, mut failure) = (0, None);
+    for (id, storage) in due.iter().filter_map(|row| Some((text(row, 0)?, text(row, 1)?))) {
+        let result = transaction(c"KalamDB: deleting an export", || {
+            query("DELETE FROM kalam.user_exports WHERE id = $1::bigint", &[Some(id)]);
+            delete_files(storage, id)
+        });
+        match result {
+            Ok(_) => deleted += 1,
+            Err(error) if error.is_cancelled() => return Err(error),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    failure.map_or(Ok(deleted), Err)
 }
 
 fn delete_files(storage: &str, id: &str) -> Result<Vec<String>, SqlError> {
