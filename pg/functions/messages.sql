@@ -23,11 +23,11 @@ CREATE FUNCTION @schema@.post_message(conversation_id text, "from" text, content
         OUT msg_id bigint, OUT status text)
     LANGUAGE sql VOLATILE
     SET search_path = pg_catalog, pg_temp
-    AS $post$
+    AS $post@tag@$
         INSERT INTO @schema@.messages (conversation_id, "from", content, metadata)
         VALUES (post_message.conversation_id, post_message."from", post_message.content, post_message.metadata)
         RETURNING messages.msg_id, 'stored'::text
-    $post$;
+    $post@tag@$;
 COMMENT ON FUNCTION @schema@.post_message(text, text, text, jsonb) IS 'stores a message';
 
 CREATE FUNCTION @schema@.query_messages(conversation_id text DEFAULT NULL, since_msg_id bigint DEFAULT NULL,
@@ -36,7 +36,7 @@ CREATE FUNCTION @schema@.query_messages(conversation_id text DEFAULT NULL, since
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
-    AS $query$
+    AS $query@tag@$
 DECLARE
     wanted CONSTANT integer := coalesce(query_messages."limit", 50);
     direction CONSTANT text := lower(coalesce(query_messages."order", 'asc'));
@@ -53,7 +53,7 @@ BEGIN
     -- With and without a conversation are statements of their own, so that each has its index. One message more than wanted
     -- says whether there are others.
     EXECUTE format(
-        $statement$
+        $statement@tag@$
         SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'msg_id', n.msg_id, 'conversation_id', n.conversation_id, 'from', n."from", 'timestamp', n."timestamp",
                    'content', n.content, 'metadata', n.metadata) ORDER BY n.place) FILTER (WHERE n.place <= $3), '[]'),
@@ -62,23 +62,23 @@ BEGIN
         FROM (
             SELECT row_number() OVER () AS place, l.*
             FROM (
-                SELECT m.* FROM @schema@.messages m WHERE %1$s AND %2$s ORDER BY m.msg_id %3$s LIMIT $3 + 1
+                SELECT m.* FROM @schema_of_format@.messages m WHERE %1$s AND %2$s ORDER BY m.msg_id %3$s LIMIT $3 + 1
             ) l
         ) n
-        $statement$,
+        $statement@tag@$,
         CASE WHEN query_messages.conversation_id IS NULL THEN 'true' ELSE 'm.conversation_id = $1' END,
         CASE WHEN query_messages.since_msg_id IS NULL THEN 'true' ELSE 'm.msg_id > $2' END,
         direction)
     INTO messages, count, has_more
     USING query_messages.conversation_id, query_messages.since_msg_id, wanted;
-END $query$;
+END $query@tag@$;
 COMMENT ON FUNCTION @schema@.query_messages(text, bigint, integer, text) IS
     'messages by identifier, from the one after since_msg_id on; has_more says whether there are others';
 
 REVOKE ALL ON FUNCTION @schema@.post_message(text, text, text, jsonb), @schema@.query_messages(text, bigint, integer, text)
     FROM PUBLIC;
 
-DO $grants$
+DO $grants@tag@$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) 'kalam_service'::name) THEN
         GRANT USAGE ON SCHEMA @schema@ TO kalam_service;
@@ -86,4 +86,4 @@ BEGIN
         GRANT EXECUTE ON FUNCTION @schema@.post_message(text, text, text, jsonb),
             @schema@.query_messages(text, bigint, integer, text) TO kalam_service;
     END IF;
-END $grants$;
+END $grants@tag@$;

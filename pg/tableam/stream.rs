@@ -140,10 +140,17 @@ fn oldest_reader(now: pg_sys::TimestampTz) -> pg_sys::TimestampTz {
                 continue;
             }
             let status = &(*entry).backendStatus;
-            if status.st_procpid == pg_sys::MyProcPid || status.st_xact_start_timestamp == 0 {
+            if status.st_procpid == pg_sys::MyProcPid {
                 continue;
             }
-            oldest = oldest.min(status.st_xact_start_timestamp);
+            let kind = status.st_backendType;
+            let has_statements = kind == pg_sys::BackendType::B_BACKEND || kind == pg_sys::BackendType::B_BG_WORKER;
+            if status.st_xact_start_timestamp != 0 {
+                oldest = oldest.min(status.st_xact_start_timestamp);
+            } else if has_statements {
+                // With track_activities off it does not say when its transaction began.
+                oldest = oldest.min(status.st_proc_start_timestamp);
+            }
         }
         pg_sys::pgstat_clear_backend_activity_snapshot();
     }

@@ -49,6 +49,16 @@ SELECT query_messages('long', "limit" => 1001);
 SELECT query_messages('long', "limit" => -1);
 SELECT query_messages('long', "order" => 'sideways');
 \set VERBOSITY default
+
+-- A schema whose name has what ends texts, and what formats fill in.
+CREATE SCHEMA "a$query_$; %1$s $statement$ %s ""b"" '";
+SELECT kalam.install_messages('a$query_$; %1$s $statement$ %s "b" ''');
+SELECT status FROM "a$query_$; %1$s $statement$ %s ""b"" '".post_message('c1', 'ann', 'hello');
+SELECT count, has_more, messages->0->>'content' AS content FROM "a$query_$; %1$s $statement$ %s ""b"" '".query_messages('c1');
+SET client_min_messages = warning;
+DROP SCHEMA "a$query_$; %1$s $statement$ %s ""b"" '" CASCADE;
+RESET client_min_messages;
+
 -- Nothing in an argument is taken for SQL.
 SELECT count FROM query_messages($$x' OR 'a' = 'a$$);
 
