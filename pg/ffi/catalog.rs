@@ -76,6 +76,27 @@ pub fn relation_info(relation: pg_sys::Oid) -> Option<RelationInfo> {
     Some(RelationInfo { oid: relation, schema, name, owner })
 }
 
+/// The callbacks of a table's access method, without a lock on the table; null if it is gone or has none.
+pub fn table_routine(relation: pg_sys::Oid) -> *const pg_sys::TableAmRoutine {
+    // SAFETY: tuples are read before they are released and are structs of those types; a handler of a table access method gives its routine.
+    unsafe {
+        let class = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relation.into());
+        if class.is_null() {
+            return std::ptr::null();
+        }
+        let method = (*pg_sys::GETSTRUCT(class).cast::<pg_sys::FormData_pg_class>()).relam;
+        pg_sys::ReleaseSysCache(class);
+        let method = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AMOID as i32, method.into());
+        if method.is_null() {
+            return std::ptr::null();
+        }
+        let row = pg_sys::GETSTRUCT(method).cast::<pg_sys::FormData_pg_am>();
+        let (handler, is_table) = ((*row).amhandler, (*row).amtype == pg_sys::AMTYPE_TABLE as std::ffi::c_char);
+        pg_sys::ReleaseSysCache(method);
+        if is_table { pg_sys::GetTableAmRoutine(handler) } else { std::ptr::null() }
+    }
+}
+
 /// Whether a relation is in the catalog.
 pub fn relation_exists(relation: pg_sys::Oid) -> bool {
     relation_info(relation).is_some()

@@ -11,8 +11,7 @@ use super::table::{self, NewJob};
 use crate::error::SqlError;
 use crate::ffi::catalog;
 use crate::tableam::storage::Storage;
-use crate::tableam::stream;
-use crate::{options, settings};
+use crate::{options, settings, tableam};
 
 /// Looks at the storages of the database: publishes limits that somebody asked for, all of them at the first look after a start, and
 /// adds a job for each table whose rows are due.
@@ -76,9 +75,10 @@ pub fn end_retention() -> Result<bool, SqlError> {
     Ok(orphans)
 }
 
-/// Whether a table is a stream, whose rows are given back and not flushed.
+/// Whether a table is a stream, whose rows are given back and not flushed. Takes no lock on it: whoever holds the table must not hold up
+/// the jobs of all others.
 fn is_stream(relation: pg_sys::Oid) -> bool {
-    catalog::with_relation(relation, stream::is_stream).unwrap_or(false)
+    tableam::is_stream_routine(catalog::table_routine(relation))
 }
 
 /// The storage of a table in shared memory; none if the table is gone.
