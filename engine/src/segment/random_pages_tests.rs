@@ -418,6 +418,33 @@ pub fn random_page(random: &mut Random, schema: &TableSchema, block: u32, values
     bytes
 }
 
+/// A page of short rows of a number and a text, of which every twentieth and its neighbours have a large value instead.
+pub fn page_with_large_values(random: &mut Random, schema: &TableSchema, block: u32, values: &mut Values) -> Vec<u8> {
+    let mut bytes = vec![0; PAGE_SIZE];
+    let mut page = PageMut::new(&mut bytes);
+    page.init(PageKind::Data, 0);
+    for offset in 1..=160 {
+        let text = if offset % 20 < 3 {
+            values.next += 1;
+            let value = random_bytes(random, 200_000).iter().map(|byte| b'a' + byte % 26).collect::<Vec<u8>>();
+            let stored = StoredValue { bytes: value.clone(), references: 1, lsn: Lsn(7) };
+            let pointer = pointer(value.len() + 4, value.len(), values.next);
+            values.stored.insert(values.next, stored);
+            values.plain.insert(values.next, value);
+            pointer
+        } else {
+            vec![(6 << 1) | 1, b's', b'm', b'a', b'l', b'l']
+        };
+        let attributes = [Some(u64::from(offset).to_le_bytes().to_vec()), Some(text)];
+        let (body, mask) = fill(&schema.columns, &attributes);
+        let infomask = mask | HEAP_XMIN_FROZEN | HEAP_XMAX_INVALID;
+        let header = Header { xmin: 700, ctid: Tid::new(block, offset), infomask2: 2, infomask, ..Header::default() };
+        page.add_row(&header, &body, Some(offset)).expect("there is room");
+    }
+    Page::new(&bytes).check().expect("the page is sound");
+    bytes
+}
+
 /// A redirect whose target had no room would be wrong: the last line pointer.
 fn drop_dangling_redirect(bytes: &mut [u8]) {
     let page = Page::new(bytes);

@@ -323,6 +323,27 @@ fn an_added_and_a_dropped_column_leave_old_rows_alone() {
     }
 }
 
+/// Pages of the file with nothing but large values lie between those that are read.
+#[test]
+fn short_runs_between_large_values_come_back() {
+    let schema = schema(vec![column(1, ColumnKind::Int8, 8, Align::Double), column(2, ColumnKind::Text, -1, Align::Int)]);
+    let mut random = Random(11);
+    let mut values = Values::default();
+    let pages: Vec<_> = (0..6).map(|block| (block, page_with_large_values(&mut random, &schema, block, &mut values))).collect();
+    let written = write(&schema, WriteOptions::new(StorageId(5), 9), &pages, &mut values);
+    let stubs = &written.summary.blocks;
+    // Each block alone, then all in order, then all backwards.
+    for stub in stubs {
+        build(&open(&written.file).unwrap(), stub).unwrap();
+    }
+    let reader = open(&written.file).unwrap();
+    let moved = moved_values(&reader, &written.summary, &values);
+    for place in (0..stubs.len()).chain((0..stubs.len()).rev()) {
+        let (block, page) = &pages[place];
+        assert_same(&schema, *block, page, &build(&reader, &stubs[place]).unwrap(), &values, &moved);
+    }
+}
+
 #[test]
 fn a_segment_without_rows_comes_back() {
     let schema = schema(vec![column(1, ColumnKind::Int4, 4, Align::Int)]);
