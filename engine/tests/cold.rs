@@ -222,6 +222,32 @@ fn large_values_go_with_their_block_and_outlive_changes_of_it() {
     server.check();
 }
 
+#[test]
+fn a_segment_ends_when_the_last_values_that_are_read_from_it_are_hot() {
+    let server = Server::start();
+    let id = create_storage(&server.memory.cache, &server.log, relation(1));
+    let (cache, log) = (server.memory.cache, &server.log);
+    insert_value(&cache, log, PageKey::block(id, 0), 1, &long_value(1), &WaitForever).unwrap();
+    assert_eq!(server.job().flush_hot(id).unwrap().unwrap().cold, [0..1]);
+    let swept = |server: &Server| {
+        server.empty_cache();
+        server.check();
+        server.job().client().delete_unused().unwrap();
+        (server.job().client().value_stubs(id, 0).unwrap().entries.len(), server.files().len())
+    };
+    // The row's block changes, and is not flushed again.
+    delete_row(&cache, log, PageKey::block(id, 0), 1, 900, &WaitForever).unwrap();
+    delete_row(&cache, log, PageKey::block(id, 0), 1, 0, &WaitForever).unwrap();
+    assert_eq!(swept(&server), (1, 1));
+    // Most chunks are not all.
+    thaw_value(&cache, log, id, 1, 0..2, &WaitForever).unwrap();
+    assert_eq!(swept(&server), (1, 1));
+    thaw_value(&cache, log, id, 1, 2..3, &WaitForever).unwrap();
+    assert_eq!(swept(&server), (0, 0));
+    let server = server.restart();
+    server.check();
+}
+
 /// A table in which value 1 is named by rows of blocks 0, 1 and `far`, twice in block 0.
 fn with_shared_value(server: &Server, far: u32) -> StorageId {
     let (cache, log) = (server.memory.cache, &server.log);

@@ -3,12 +3,12 @@
 //! A segment keeps its rows for ever. What a change has thawed is still in the file, and nobody reads it; compaction leaves it behind,
 //! which also erases rows that were deleted. Blocks and TIDs stay.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use kalamdb_engine::cache::Wait;
 use kalamdb_engine::cold::{Client, CommitMode, SegmentRecord, SegmentUse};
-use kalamdb_engine::page::PAGE_SIZE;
+use kalamdb_engine::page::{OVERFLOW_PAYLOAD, PAGE_SIZE};
 use pgrx::pg_sys;
 
 use super::eligible::Examiner;
@@ -21,6 +21,7 @@ use super::{Outcome, Progress, columns};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::check_for_interrupts;
 use crate::tableam::storage::Storage;
+use crate::tableam::values;
 use crate::worker::requests;
 
 /// How a compaction goes about it.
@@ -151,10 +152,34 @@ impl<'a> Compaction<'a> {
         for (partition, blocks) in &blocks {
             self.rewrite(*partition, &chosen[partition], blocks);
             if self.outcome.yielded {
-                break;
+                return self.outcome;
             }
         }
+        self.thaw_values(chosen);
         self.outcome
+    }
+
+    /// Makes the large values hot that are still read from the chosen segments: their rows are in hot blocks, which are not copied, and
+    /// nothing else would ever end the segments.
+    fn thaw_values(&mut self, chosen: &BTreeMap<u32, Vec<u64>>) {
+        let segments: HashSet<u64> = chosen.values().flatten().copied().collect();
+        let client = self.table.client();
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let page = client.value_stubs(self.table.storage.id, from).or_raise();
+            for stub in page.entries.iter().filter(|stub| segments.contains(&stub.segment)) {
+                for chunk in 0..(stub.length as usize).div_ceil(OVERFLOW_PAYLOAD).max(1) {
+                    self.pace.work(PAGE_SIZE);
+                    values::thaw(&self.table.storage, stub.value, chunk, &self.table.wait).or_raise();
+                }
+                if self.table.is_wanted() {
+                    self.outcome.yielded = true;
+                    return;
+                }
+            }
+            next = page.next;
+            check_for_interrupts();
+        }
     }
 
     /// The blocks that are read from the chosen segments.

@@ -58,7 +58,7 @@ impl NewTuple {
         unsafe {
             let mut new = NewTuple::unmoved(rel, slot);
             if values::needs_move(new.tuple) {
-                new.move_out(rel, storage);
+                new.move_out(rel, storage, &[]);
             }
             new
         }
@@ -79,13 +79,13 @@ impl NewTuple {
         }
     }
 
-    /// Moves the large values out of the tuple.
+    /// Moves the large values out of the tuple, except those that it carries on from the version before it.
     ///
     /// # Safety
     /// The tuple is a row of `rel`; no latch is held.
-    pub unsafe fn move_out(&mut self, rel: pg_sys::Relation, storage: &Storage) {
+    pub unsafe fn move_out(&mut self, rel: pg_sys::Relation, storage: &Storage, carried: &[u32]) {
         // SAFETY: see above.
-        let moved = unsafe { values::move_out(rel, storage, self.tuple) };
+        let moved = unsafe { values::move_out(rel, storage, self.tuple, carried) };
         (self.tuple, self.values) = (moved.tuple, moved.values);
         let len = self.version_len();
         if len > MAX_VERSION {

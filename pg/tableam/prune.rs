@@ -200,7 +200,7 @@ pub fn prune_page<P: Borrow<Pin>>(
     let before = released.len();
     removed_offsets(&plan.actions).for_each(|offset| {
         if let Some(version) = page.version(offset).filter(|version| version.has_external()) {
-            values::released_values(rel, version.bytes(), released);
+            values::named_by(rel, version.bytes(), released);
         }
     });
     apply(guard, &plan).inspect_err(|_| released.truncate(before))?;

@@ -208,10 +208,15 @@ impl Update {
             return self.store_in_page(row, new, modified, mode, carried);
         }
         self.lock_old(&mut row, mode);
-        drop(row);
         if moves_out {
+            let mut carried = Vec::new();
+            let old = row.page.page().version(self.tid.offset).expect("the version was just read under this latch");
+            values::named_by(self.rel, old.bytes(), &mut carried);
+            drop(row);
             // SAFETY: no latch is held; the tuple is the executor's new row.
-            unsafe { new.move_out(self.rel, &self.storage) };
+            unsafe { new.move_out(self.rel, &self.storage, &carried) };
+        } else {
+            drop(row);
         }
         loop {
             let row = LatchedRow::find(&self.storage, self.tid, self.cid, &self.waiter)

@@ -2,7 +2,7 @@
 //!
 //! A row keeps a TOAST pointer whose value number names the overflow pages. Postgres opens the pointer's "TOAST relation", which
 //! is the table itself, and asks its access method for a slice. Values are counted by the row versions that name them: an update
-//! that leaves a value alone shares it, and pruning the last version frees it.
+//! that leaves a value alone shares it, and pruning the last version frees it. Rows share no values with each other.
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
@@ -133,11 +133,14 @@ pub unsafe fn needs_move(tuple: pg_sys::HeapTuple) -> bool {
     unsafe { (*(*tuple).t_data).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0 || (*tuple).t_len as usize > INLINE_MAX }
 }
 
-/// A tuple with its large values stored in overflow pages and values of other tables taken in.
+/// A tuple with its large values stored in overflow pages and values of other rows taken in.
+///
+/// Only `carried`, the values of the version that the tuple takes the place of, are shared. If rows shared values, what is kept of one
+/// row's segment, and the file of one user, would depend on another row and another user.
 ///
 /// # Safety
 /// `tuple` is a row of `rel`; no latch is held.
-pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::HeapTuple) -> Moved {
+pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::HeapTuple, carried: &[u32]) -> Moved {
     let mut stored = 0;
     let wait = BackendWait::new(storage.cache);
     // SAFETY: the descriptor belongs to the open relation; new values are palloc'ed and live as long as the statement's context.
@@ -150,6 +153,7 @@ pub unsafe fn move_out(rel: pg_sys::Relation, storage: &Storage, tuple: pg_sys::
             if let Some(pointer) = pointer_of(value)
                 && pointer.table == (*rel).rd_id.to_u32()
                 && form.movable
+                && carried.contains(&{ pointer.value })
             {
                 share(storage, pointer.value, &wait).or_raise();
                 stored += 1;
@@ -486,12 +490,27 @@ pub fn count(rel: pg_sys::Relation, storage: &Storage) -> (i64, i64) {
         let pin = storage.cache.read(storage.block(block), &wait).or_raise();
         let guard = pin.shared(&wait).or_raise();
         for (_, version) in guard.page().versions().filter(|(_, version)| version.has_external()) {
-            released_values(rel, version.bytes(), &mut named);
+            named_by(rel, version.bytes(), &mut named);
         }
     }
     named.sort_unstable();
     let unnamed = there.iter().filter(|value| named.binary_search(value).is_err()).count();
     (there.len() as i64, unnamed as i64)
+}
+
+/// Makes a chunk of a value hot if it is cold: it is read from the store then, and from no segment.
+///
+/// # Errors
+/// Those of the cache.
+pub fn thaw(storage: &Storage, value: u32, chunk: usize, wait: &dyn Wait) -> Result<()> {
+    let mut page = storage.cache.read(chunk_key(storage, value, chunk), wait)?.into_exclusive(wait)?;
+    if page.page().kind() == PageKind::Overflow && page.page().is_cold() {
+        // The record of any change of a cold page has its image; this one changes nothing else.
+        change_page(&mut page, |page, record| {
+            record.refcount(page.as_page().overflow_refcount());
+        });
+    }
+    Ok(())
 }
 
 /// Calls `visit` with the address of every TOAST pointer of a tuple.
@@ -513,7 +532,7 @@ unsafe fn each_pointer(descriptor: pg_sys::TupleDesc, tuple: pg_sys::HeapTuple, 
 }
 
 /// Collects the values that a stored version names.
-pub fn released_values(rel: pg_sys::Relation, version: &[u8], into: &mut Vec<u32>) {
+pub fn named_by(rel: pg_sys::Relation, version: &[u8], into: &mut Vec<u32>) {
     let Some(tuple) = version.get(PREFIX..) else { return };
     let mut tuple = pg_sys::HeapTupleData {
         t_len: tuple.len() as u32,

@@ -13,7 +13,7 @@ use super::shared::{Backoff, Shared};
 use super::stop_point;
 use crate::cache::{DirtyFrame, FRAME_UNITS, StorageInfo, WriteBack, futex, raise};
 use crate::error::Result;
-use crate::ids::{Lsn, PageKey, StorageId};
+use crate::ids::{Lsn, PageKey, PageNumber, StorageId};
 use crate::store::{Batch, DurableMark};
 
 /// Pages written in one batch.
@@ -244,9 +244,14 @@ impl Writer<'_> {
         Ok(pages)
     }
 
-    /// A hot block has no stub any more. An overflow value keeps its own: other chunks may be read by it.
+    /// A hot block has no stub any more. An overflow value keeps its own: other chunks may be read by it; the sweep looks.
     fn thaw(&self, key: PageKey, batch: &mut Batch<'_>) -> Result<()> {
-        if key.page.as_block().is_some() && self.shared.cold.has(key.storage) && self.shared.store.has_stub(key)? {
+        if let Some((value, _)) = key.page.as_overflow() {
+            let first = PageKey { page: PageNumber::overflow(value, 0), ..key };
+            if self.shared.cold.has(key.storage) && self.shared.store.has_stub(first)? {
+                self.shared.cold.sweep_wanted.store(true, Ordering::Release);
+            }
+        } else if key.page.as_block().is_some() && self.shared.cold.has(key.storage) && self.shared.store.has_stub(key)? {
             batch.remove_stub(key);
             self.shared.cache.header().counters.blocks_thawed.fetch_add(1, Ordering::Relaxed);
             self.shared.cold.sweep_wanted.store(true, Ordering::Release);

@@ -534,6 +534,30 @@ pub fn insert_pointer(cache: &Cache, log: &Log, key: PageKey, value: u32, length
     Ok(apply(log, &mut [guard], &record))
 }
 
+/// Makes chunks of a cold value hot.
+pub fn thaw_value(
+    cache: &Cache,
+    log: &Log,
+    id: StorageId,
+    value: u32,
+    chunks: std::ops::Range<u32>,
+    wait: &dyn Wait,
+) -> Result<()> {
+    for chunk in chunks {
+        let key = PageKey { storage: id, page: PageNumber::overflow(value, chunk) };
+        let pin = cache.read(key, wait)?;
+        let guard = pin.exclusive(wait)?;
+        assert!(guard.page().is_cold());
+        let references = guard.page().overflow_refcount();
+        let mut record = RecordBuilder::new();
+        describe(guard.page(), key, &mut record, |record| {
+            record.refcount(references);
+        });
+        apply(log, &mut [guard], &record);
+    }
+    Ok(())
+}
+
 /// Changes how many rows name a value; 0 frees it.
 pub fn set_references(cache: &Cache, log: &Log, id: StorageId, value: u32, references: u32, wait: &dyn Wait) -> Result<()> {
     let key = |chunk| PageKey { storage: id, page: PageNumber::overflow(value, chunk) };

@@ -208,7 +208,7 @@ impl Output {
     /// Stores the large values of a row. A rewrite that fails gives up the whole storage, so nothing is owed for them.
     unsafe fn move_out(&self, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
         // SAFETY: the caller's row; no latch is held.
-        let moved = unsafe { values::move_out(self.new, &self.storage, tuple) };
+        let moved = unsafe { values::move_out(self.new, &self.storage, tuple, &[]) };
         values::placed(moved.values);
         moved.tuple
     }

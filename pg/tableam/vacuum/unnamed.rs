@@ -81,7 +81,7 @@ impl Unnamed {
     pub fn note_page(&mut self, rel: pg_sys::Relation, page: Page<'_>) {
         let mut found = std::mem::take(&mut self.scratch);
         for (_, version) in page.versions().filter(|(_, version)| version.has_external()) {
-            values::released_values(rel, version.bytes(), &mut found);
+            values::named_by(rel, version.bytes(), &mut found);
         }
         found.drain(..).for_each(|value| self.note(value));
         self.scratch = found;

@@ -163,6 +163,31 @@ SELECT sum(n) FROM seen;
 REFRESH MATERIALIZED VIEW seen;
 SELECT sum(n) FROM seen;
 
+-- Rows share no large values with each other; versions of a row do.
+CREATE FUNCTION count_values(regclass, OUT there bigint, OUT unnamed bigint) RETURNS SETOF record LANGUAGE c STRICT
+    AS '$libdir/kalamdb', 'count_values_wrapper';
+CREATE TABLE copies (id int PRIMARY KEY, n int, b text);
+ALTER TABLE copies ALTER b SET STORAGE EXTERNAL;
+ALTER TABLE copies SET (kalam.flush_policy = 'off');
+INSERT INTO copies VALUES (1, 0, noise(1, 100000));
+INSERT INTO copies SELECT 2, 0, b FROM copies;
+MERGE INTO copies USING (SELECT b FROM copies WHERE id = 1) one ON false WHEN NOT MATCHED THEN INSERT VALUES (3, 0, one.b);
+UPDATE copies SET n = n + 1;
+SELECT * FROM count_values('copies');
+-- Values of rows that do not become cold again keep no segment, nor what was deleted and is still in it.
+CALL flush('copies');
+UPDATE copies SET n = n + 1;
+SELECT segments FROM compact('copies');
+SELECT kalam.checkpoint();
+DO $$ BEGIN
+    FOR attempt IN 1 .. 3000 LOOP
+        EXIT WHEN NOT EXISTS (SELECT FROM kalam.table_segments('copies'));
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END $$;
+SELECT count(*) FROM kalam.table_segments('copies');
+SELECT id, n, b = noise(1, 100000) AS same FROM copies ORDER BY id;
+
 -- Segments are the owner's.
 CREATE ROLE cold_rows_reader;
 CALL flush('child');

@@ -9,7 +9,7 @@ use crate::engine::shared::{Shared, lock};
 use crate::engine::stop_point;
 use crate::error::Result;
 use crate::ids::{PageKey, PageNumber, StorageId};
-use crate::page::{PageKind, compact_kind};
+use crate::page::{OVERFLOW_PAYLOAD, PageKind, compact_kind};
 use crate::segment::{BlockStub, ValueStub};
 
 /// Time from the announcement of a file to its commit, in seconds, after which nobody will commit it.
@@ -41,7 +41,7 @@ pub(super) fn uses(shared: &Shared, storage: StorageId) -> Result<Vec<SegmentUse
 pub(super) fn sweep(shared: &Shared) -> Result<u64> {
     for storage in shared.cold.storages() {
         // New users of a segment come with commits, which are made by the same thread as this.
-        remove_freed_values(shared, storage)?;
+        remove_unread_values(shared, storage)?;
         for unused in uses(shared, storage)?.iter().filter(|used| used.blocks == 0 && used.values == 0) {
             retire(shared, storage, unused.segment)?;
         }
@@ -49,29 +49,42 @@ pub(super) fn sweep(shared: &Shared) -> Result<u64> {
     delete_files(shared)
 }
 
-/// Removes stubs of values that nobody names: the first chunk is a tombstone. Only where they alone keep a segment.
-fn remove_freed_values(shared: &Shared, storage: StorageId) -> Result<()> {
+/// Removes stubs of values that nobody reads by them: the value was freed, its first chunk is a tombstone; or all chunks are hot. Only where
+/// they alone keep a segment.
+fn remove_unread_values(shared: &Shared, storage: StorageId) -> Result<()> {
     let without_blocks: HashSet<u64> =
         uses(shared, storage)?.iter().filter(|used| used.blocks == 0 && used.values > 0).map(|used| used.segment).collect();
     if without_blocks.is_empty() {
         return Ok(());
     }
-    let mut freed = Vec::new();
+    let mut unread = Vec::new();
     let mut image = Vec::new();
     shared.store.stubs(storage, PageNumber::overflow(0, 0), &mut |page, stub| {
         let key = PageKey { storage, page };
-        if without_blocks.contains(&ValueStub::decode(stub)?.segment)
+        let stub = ValueStub::decode(stub)?;
+        if without_blocks.contains(&stub.segment)
             && shared.store.read_page(key, &mut image)?
-            && compact_kind(&image) == PageKind::Unused
+            && (compact_kind(&image) == PageKind::Unused || has_all_chunks(shared, key, &stub)?)
         {
-            freed.push(key);
+            unread.push(key);
         }
         Ok(true)
     })?;
     let _order = shared.cold.between_pages();
     let mut batch = shared.store.batch();
-    freed.iter().for_each(|key| batch.remove_stub(*key));
+    unread.iter().for_each(|key| batch.remove_stub(*key));
     batch.write()
+}
+
+/// Whether the store has every chunk of a value. None of them becomes cold again but by a commit, which puts another stub.
+fn has_all_chunks(shared: &Shared, first: PageKey, stub: &ValueStub) -> Result<bool> {
+    for chunk in 1..(stub.length as usize).div_ceil(OVERFLOW_PAYLOAD) {
+        let key = PageKey { page: PageNumber::overflow(stub.value, chunk as u32), ..first };
+        if shared.store.page_lsn(key)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn retire(shared: &Shared, storage: StorageId, segment: u64) -> Result<()> {
