@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 
 use crate::error::{SqlError, raise};
+use crate::gate;
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" {
@@ -209,12 +210,14 @@ pub fn as_owner<R>(oid: pg_sys::Oid, lock: u32, run: impl FnOnce(&str) -> R) -> 
             );
         }
         pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
+        let before = gate::enter_rights_of(owner);
         let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
         pg_sys::SetUserIdAndSecContext(owner, context | restricted as i32);
         let level = pg_sys::NewGUCNestLevel();
         let result = run(&name);
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(user, context);
+        gate::leave(before);
         Some(result)
     }
 }

@@ -15,7 +15,7 @@ use crate::identity::control_table::{ControlTable, Lasts};
 use crate::identity::session::act_as;
 use crate::identity::{check_user_name, snowflake};
 use crate::jobs::{Kind, request};
-use crate::ownership::{erase, export, failed, user_tables};
+use crate::ownership::{erase, export, failed, user_tables_of};
 use crate::storages;
 
 use super::acting::require_above;
@@ -40,7 +40,7 @@ fn user_usage(user: Option<&str>) -> TableIterator<'static, (name!(relation, pg_
 
 fn usage(user: &str) -> Result<Vec<(pg_sys::Oid, i64, i64)>, SqlError> {
     let mut found = Vec::new();
-    for (oid, _) in user_tables()? {
+    for (oid, _) in user_tables_of(user)? {
         let count = |table: &str| {
             let query = format!(
                 "SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.pg_column_size(t.*)), 0)::bigint \
@@ -68,9 +68,9 @@ fn user_rows(user: Option<&str>) -> TableIterator<'static, (name!(relation, pg_s
 
 fn rows(user: &str) -> Result<Vec<(pg_sys::Oid, String)>, SqlError> {
     let mut found = Vec::new();
-    for (oid, _) in user_tables()? {
+    for (oid, _) in user_tables_of(user)? {
         let read = |table: &str| {
-            let query = format!("SELECT pg_catalog.row_to_json(t)::text FROM {table} t WHERE t._user_id = $1");
+            let query = format!("SELECT pg_catalog.row_to_json(t.*)::text FROM {table} t WHERE t._user_id = $1");
             act_as(user, || {
                 Spi::connect(|client| {
                     for row in client.select(query.as_str(), None, &[user.into()])? {

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use pgrx::spi::Spi;
 
 use crate::error::{OrRaise, SqlError};
+use crate::gate;
 use crate::identity::account::{Account, Rank, account, require_rank, role_oid};
 use crate::identity::audit::Event;
 use crate::identity::control_table::Lasts;
@@ -204,8 +205,15 @@ fn logout() {
     set_login(None, Span::Session);
 }
 
-/// Raises an error inside `kalam.execute_as()`: what runs there must not change who the session is.
+/// Raises an error inside `kalam.execute_as()` and in code of a table's owner: what runs there must not change who the session is.
 pub fn require_own_session(deed: &str) -> Result<(), SqlError> {
+    if gate::lent_now().is_some() {
+        return Err(SqlError::insufficient_privilege(format!(
+            "cannot {deed} in code that runs with the rights of a table's owner"
+        ))
+        .with_detail("It runs for a command or a change of somebody who has not called it.")
+        .with_hint("Call the function in a statement of its own."));
+    }
     match crate::identity::current_identity() {
         Ok(Identity { origin: Origin::Impersonation, .. }) => {
             Err(SqlError::prerequisite(format!("cannot {deed} while acting for another user"))

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::planner;
+use super::{lent, planner};
 use crate::error::{OrRaise, SqlError};
 use crate::{identity, tableam};
 
@@ -28,8 +28,12 @@ pub enum User {
 /// What a query was started as.
 struct Captured {
     user: Result<User, SqlError>,
-    /// The query checks a foreign key, or is run by a trigger below such a check.
-    below_key_check: bool,
+    /// The query is the one that checks a foreign key.
+    is_key_check: bool,
+    /// See [`Frame::lent`].
+    lent: Option<pg_sys::Oid>,
+    /// The user of the row that the query is moving from one partition of a table to another.
+    moved: Option<Box<[u8]>>,
 }
 
 /// Where the process is.
@@ -46,10 +50,12 @@ enum Place {
 #[derive(Clone, Copy)]
 struct Frame {
     place: Place,
-    below_key_check: bool,
+    is_key_check: bool,
+    /// The role with whose rights code runs here, if it is not the session's own: see [`super::lent`].
+    lent: Option<pg_sys::Oid>,
 }
 
-const OUTSIDE: Frame = Frame { place: Place::Session, below_key_check: false };
+const OUTSIDE: Frame = Frame { place: Place::Session, is_key_check: false, lent: None };
 
 thread_local! {
     static CURRENT: Cell<Frame> = const { Cell::new(OUTSIDE) };
@@ -58,6 +64,8 @@ thread_local! {
     static QUERIES: RefCell<HashMap<usize, Captured>> = RefCell::default();
     /// Whether the process has met a user table: as long as not, nobody needs to be asked for.
     static MET: Cell<bool> = const { Cell::new(false) };
+    /// Whether the library was loaded below a check of a foreign key, in this transaction: the hooks have not seen it begin.
+    static LOADED_IN_CHECK: Cell<bool> = const { Cell::new(false) };
 }
 
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
@@ -82,6 +90,7 @@ pub fn init() {
         pg_sys::ExecutorCheckPerms_hook = Some(check_permissions);
         pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_subtransaction), std::ptr::null_mut());
+        LOADED_IN_CHECK.set(pg_sys::InNoForceRLSOperation());
     }
 }
 
@@ -102,6 +111,24 @@ pub fn meet() {
     MET.set(true);
 }
 
+/// For whom the running statement acts on a table.
+///
+/// # Errors
+/// As [`user`]; 42501 when the code that runs has the rights of somebody to whom the table does not belong.
+pub fn user_in(rel: pg_sys::Relation) -> Result<User, SqlError> {
+    let frame = CURRENT.get();
+    // Parallel workers begin scans before their query runs.
+    // SAFETY: a value of the process.
+    let outside = frame.place == Place::Session && unsafe { pg_sys::ParallelWorkerNumber } < 0;
+    let lent = if outside { lent_now() } else { frame.lent };
+    lent::check(user()?, lent, || lent::owner_of(rel))
+}
+
+/// The role with whose rights code runs at the moment, if it is not the session's own.
+pub fn lent_now() -> Option<pg_sys::Oid> {
+    lent::at_the_moment(CURRENT.get().lent, LOADED_IN_CHECK.get())
+}
+
 /// For whom the running statement acts.
 ///
 /// # Errors
@@ -117,12 +144,15 @@ pub fn user() -> Result<User, SqlError> {
     }
 }
 
-/// For whom a function acts that a statement calls. A command on whole tables lends nothing to functions that it calls.
+/// For whom a function acts on a table that a statement calls. Neither a command on whole tables nor the check of a foreign key
+/// lends anything to functions that it calls: some run without a query of their own.
 ///
 /// # Errors
-/// As [`user`].
-pub fn user_of_function() -> Result<User, SqlError> {
-    if works_on_whole_tables() { user_of_session() } else { user() }
+/// As [`user_in`].
+pub fn user_of_function(rel: pg_sys::Relation) -> Result<User, SqlError> {
+    let borrows = works_on_whole_tables() || CURRENT.get().is_key_check;
+    let user = if borrows { user_of_session()? } else { user()? };
+    lent::check(user, lent_now(), || lent::owner_of(rel))
 }
 
 /// For whom the session acts at the moment.
@@ -136,12 +166,7 @@ pub fn user_of_session() -> Result<User, SqlError> {
     if unsafe { pg_sys::row_security } {
         return Ok(User::Named(identity::current_user_name()?.into()));
     }
-    // Both the session's role and the one that the code runs as: no function lends this right to its caller, or its caller to it.
-    // SAFETY: looks into the catalog's cache.
-    let may = unsafe {
-        pg_sys::has_bypassrls_privilege(pg_sys::GetOuterUserId()) && pg_sys::has_bypassrls_privilege(pg_sys::GetUserId())
-    };
-    if may {
+    if sees_everybody() {
         return Ok(User::All);
     }
     Err(SqlError::insufficient_privilege("query would be affected by the separation of users")
@@ -149,10 +174,65 @@ pub fn user_of_session() -> Result<User, SqlError> {
         .with_hint("Set row_security to on to see the rows of the session's user."))
 }
 
-/// Whether the statement being planned or run is a check of a foreign key itself.
+/// Whether the rows of all users may be seen: by both the session's role and the one that the code runs as, so that no function
+/// lends this right to its caller, or its caller to it.
+fn sees_everybody() -> bool {
+    // SAFETY: looks into the catalog's cache.
+    unsafe { pg_sys::has_bypassrls_privilege(pg_sys::GetOuterUserId()) && pg_sys::has_bypassrls_privilege(pg_sys::GetUserId()) }
+}
+
+/// Whether the running query is the one that checks a foreign key.
 pub fn in_key_check() -> bool {
+    CURRENT.get().is_key_check
+}
+
+/// Notes whose row the running query takes out of a partition of a table, to put it into another one.
+pub fn note_move(user: Option<Box<[u8]>>) {
+    with_query(|query| query.moved = user);
+}
+
+/// Whose row the running query has just taken out of a partition of a table, if it is the check of a foreign key.
+pub fn take_move() -> Option<Box<[u8]>> {
+    with_query(|query| query.moved.take()).flatten()
+}
+
+fn with_query<R>(run: impl FnOnce(&mut Captured) -> R) -> Option<R> {
+    let Place::Query(query) = CURRENT.get().place else { return None };
+    QUERIES.with_borrow_mut(|queries| queries.get_mut(&query).map(run))
+}
+
+/// Whether the statement being planned may be a check of a foreign key. The planner cannot tell it from those of triggers below the
+/// check, and a plan for everybody's rows does for one user's.
+pub fn may_plan_key_check() -> bool {
     // SAFETY: a flag of the process.
-    unsafe { pg_sys::InNoForceRLSOperation() && !CURRENT.get().below_key_check }
+    unsafe { pg_sys::InNoForceRLSOperation() }
+}
+
+/// Whether a query is what the check of a foreign key runs, or what a rule has made of that. Only these checks use SPI and leave the
+/// triggers to their caller: queries of functions and triggers below them do not, nor do parallel workers.
+unsafe fn comes_from_key_check(query: *mut pg_sys::QueryDesc, flags: std::ffi::c_int) -> bool {
+    // SAFETY: the executor's own descriptor; a flag of the process.
+    unsafe {
+        flags & pg_sys::EXEC_FLAG_SKIP_TRIGGERS as std::ffi::c_int != 0
+            && pg_sys::InNoForceRLSOperation()
+            && !(*query).dest.is_null()
+            && [pg_sys::CommandDest::DestSPI, pg_sys::CommandDest::DestNone].contains(&(*(*query).dest).mydest)
+    }
+}
+
+/// Begins to plan a statement; returns what to put back afterwards. Functions that the planner calls are below the statement.
+pub fn enter_planner() -> Before {
+    let before = CURRENT.get();
+    let lent = if may_plan_key_check() { lent::by_key_check(lent_now()) } else { before.lent };
+    CURRENT.set(Frame { is_key_check: before.is_key_check || may_plan_key_check(), lent, ..before });
+    Before(before)
+}
+
+/// Begins to run statements with the rights of a role; returns what to put back afterwards.
+pub fn enter_rights_of(role: pg_sys::Oid) -> Before {
+    let before = CURRENT.get();
+    CURRENT.set(Frame { lent: Some(lent::lesser(lent_now(), role)), ..before });
+    Before(before)
 }
 
 /// Runs a command that works on whole tables; returns what to put back afterwards.
@@ -178,37 +258,83 @@ pub fn work_on_whole_tables() {
     CURRENT.set(Frame { place: Place::Maintenance, ..CURRENT.get() });
 }
 
-/// Where the process was before a utility command.
+/// Where the process was before a utility command or the like.
 #[derive(Clone, Copy)]
 pub struct Before(Frame);
 
-/// Puts back what [`enter_utility`] changed.
-pub fn leave_utility(before: Before) {
+/// Puts back what [`enter_utility`], [`enter_planner`] or [`enter_rights_of`] changed.
+pub fn leave(before: Before) {
     CURRENT.set(before.0);
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn capture(query: *mut pg_sys::QueryDesc) {
-    let below = CURRENT.get().below_key_check;
-    let captured = if in_key_check() {
-        Captured { user: Ok(User::All), below_key_check: true }
+unsafe extern "C-unwind" fn capture(query: *mut pg_sys::QueryDesc, from_key_check: bool) {
+    // SAFETY: the executor's own descriptor.
+    let (statement, receiver) = unsafe { ((*query).plannedstmt, (*query).dest) };
+    let captured = if from_key_check {
+        // SAFETY: a finished plan.
+        let user = unsafe { user_of_key_check(statement) };
+        Captured { user, is_key_check: true, lent: lent::by_key_check(lent_now()), moved: None }
     } else {
-        let user = user_of_session();
+        let user = user_of_query();
         identity::setting_use::note();
         if matches!(user, Ok(User::All)) {
-            // SAFETY: the executor's own descriptor.
-            unsafe { planner::refuse_plan_of_one_user((*query).plannedstmt) }.or_raise();
+            // SAFETY: a finished plan.
+            unsafe { planner::refuse_plan_of_one_user(statement) }.or_raise();
         }
-        Captured { user, below_key_check: below }
+        // A parallel worker does what its leader has been allowed to do.
+        // SAFETY: what the query's rows go to, if anywhere.
+        let is_part = unsafe { !receiver.is_null() && (*receiver).mydest == pg_sys::CommandDest::DestTupleQueue };
+        let lent = if is_part { None } else { lent_now() };
+        Captured { user, is_key_check: false, lent, moved: None }
     };
+    if let Captured { user: Ok(user @ User::Named(_)), lent: lent @ Some(_), .. } = &captured {
+        // SAFETY: a finished plan, whose tables are locked. Asked for at once, as parallel workers do not ask.
+        for table in unsafe { planner::relations((*statement).rtable) } {
+            if super::is_user_table(table).is_some() {
+                lent::check(user.clone(), *lent, || lent::owner(table)).or_raise();
+            }
+        }
+    }
     QUERIES.with_borrow_mut(|queries| queries.insert(query as usize, captured));
+}
+
+/// For whom a query runs that checks no foreign key.
+fn user_of_query() -> Result<User, SqlError> {
+    // SAFETY: a flag of the process.
+    if unsafe { pg_sys::IsLogicalWorker() } && !sees_everybody() {
+        // The rows that come say whose they are, but triggers run here too.
+        return Ok(User::Named(identity::current_user_name()?.into()));
+    }
+    user_of_session()
+}
+
+/// For whom the statement of a foreign key's check runs.
+unsafe fn user_of_key_check(statement: *mut pg_sys::PlannedStmt) -> Result<User, SqlError> {
+    // SAFETY: the caller's.
+    unsafe {
+        if planner::is_as_written(statement) {
+            return Ok(User::All);
+        }
+        // What a rule has made of the check is its author's.
+        if planner::relations((*statement).rtable).any(|table| planner::has_rules(table) && super::is_user_table(table).is_some())
+        {
+            return Err(SqlError::unsupported("a foreign key cannot change rows of a user table that has rules")
+                .with_detail("What rules make of the change would reach the rows of all users.")
+                .with_hint("Drop the rules; use triggers instead."));
+        }
+    }
+    user_of_session()
 }
 
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: std::ffi::c_int) {
     // SAFETY: the hook gets what the executor gets.
     unsafe {
-        if MET.get() {
-            capture(query);
+        // What is below the check of a foreign key, or a parallel worker's query, has to know even if that meets no user table itself.
+        let from_key_check = comes_from_key_check(query, flags);
+        if MET.get() || from_key_check || pg_sys::ParallelWorkerNumber >= 0 {
+            meet();
+            capture(query, from_key_check);
         }
         // Bitmap scans begin here already, and partitions are chosen.
         let before = enter(query);
@@ -222,8 +348,9 @@ fn enter(query: *mut pg_sys::QueryDesc) -> Frame {
     let before = CURRENT.get();
     if MET.get() {
         let query = query as usize;
-        let below = QUERIES.with_borrow(|queries| queries.get(&query).is_some_and(|captured| captured.below_key_check));
-        CURRENT.set(Frame { place: Place::Query(query), below_key_check: below });
+        let captured = QUERIES.with_borrow(|queries| queries.get(&query).map(|known| (known.is_key_check, known.lent)));
+        let (is_key_check, lent) = captured.unwrap_or((false, before.lent));
+        CURRENT.set(Frame { place: Place::Query(query), is_key_check, lent });
     }
     before
 }
@@ -284,6 +411,7 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
     use pg_sys::XactEvent::*;
     if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE | XACT_EVENT_PARALLEL_ABORT) {
         CURRENT.set(OUTSIDE);
+        LOADED_IN_CHECK.set(false);
         SAVED.with_borrow_mut(Vec::clear);
         QUERIES.with_borrow_mut(HashMap::clear);
     }

@@ -13,7 +13,7 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::context::{enter_utility, leave_utility, work_on_whole_tables};
+use super::context::{enter_utility, leave, work_on_whole_tables};
 use super::is_user_table;
 use super::planner::nodes;
 use super::tree::{Kind, is_user_method};
@@ -35,7 +35,7 @@ pub unsafe fn watch(statement: Statement) {
         };
         let before = enter_utility(works_on_whole_tables(statement.node()));
         statement.run();
-        leave_utility(before);
+        leave(before);
     }
 }
 
@@ -182,11 +182,24 @@ unsafe fn relation(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
 /// The table that a statement is about, if it is a user table that exists, or partitioned into some.
 unsafe fn user_table(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     // SAFETY: a parsed name.
+    unsafe { if range.is_null() { None } else { relation(range).and_then(|table| as_user_table(table)) } }
+}
+
+/// The same of the table to which a foreign key refers. It is locked until the transaction ends, so that the statement means it too
+/// and not another one that has got its name meanwhile.
+unsafe fn referred_user_table(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    let (lock, flags) = (pg_sys::AccessShareLock as i32, pg_sys::RVROption::RVR_MISSING_OK);
+    // SAFETY: a parsed name.
     unsafe {
-        if range.is_null() {
-            return None;
-        }
-        let table = relation(range)?;
+        let table = pg_sys::RangeVarGetRelidExtended(range, lock, flags, None, std::ptr::null_mut());
+        if table == pg_sys::InvalidOid { None } else { as_user_table(table) }
+    }
+}
+
+/// A relation, if it is a user table, or partitioned into some.
+fn as_user_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: looks into the catalog's cache.
+    unsafe {
         let kind = pg_sys::get_rel_relkind(table) as u8;
         let may_be = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE);
         (may_be && is_user_table(table).is_some()).then_some(table)

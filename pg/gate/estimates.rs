@@ -2,7 +2,7 @@
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::context::{User, in_key_check, is_partitioned, user_of_session};
+use super::context::{User, is_partitioned, may_plan_key_check, user_of_session};
 use super::{Access, access_for_estimate, is_user_table, may_have_users};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
@@ -28,7 +28,7 @@ pub fn init() {
 /// # Safety
 /// An open relation.
 pub unsafe fn own_share(rel: pg_sys::Relation) -> Option<f64> {
-    if !is_partitioned(rel) || in_key_check() {
+    if !is_partitioned(rel) || may_plan_key_check() {
         return None;
     }
     let storage = Storage::of(rel);

@@ -8,6 +8,7 @@
 mod context;
 pub mod ddl;
 mod estimates;
+mod lent;
 mod planner;
 mod tree;
 
@@ -23,7 +24,7 @@ use crate::identity;
 use crate::tableam::partition;
 use crate::tableam::storage::{Storage, relation_name};
 use context::User;
-pub use context::{in_query, is_partitioned, works_on_whole_tables};
+pub use context::{enter_rights_of, in_key_check, in_query, is_partitioned, leave, lent_now, note_move, works_on_whole_tables};
 pub use estimates::own_share;
 
 /// The column that says whose a row is.
@@ -53,7 +54,7 @@ impl Access {
         if !is_partitioned(rel) {
             return Access::All;
         }
-        match context::user().or_raise() {
+        match context::user_in(rel).or_raise() {
             User::All => Access::All,
             User::Named(name) => match partition::find(storage, name.as_bytes(), wait).or_raise() {
                 Some(partition) => Access::Partition(partition),
@@ -225,10 +226,15 @@ pub unsafe fn partition_of_row(
     }
     // SAFETY: the caller's.
     let owner = unsafe { user_of_slot(rel, slot) };
-    match context::user().or_raise() {
+    match context::user_in(rel).or_raise() {
         User::Named(name) if name.as_bytes() != owner => raise(not_own_row(rel)),
         User::Named(_) => {}
-        User::All => check_name(owner),
+        User::All => {
+            if context::in_key_check() && context::take_move().is_some_and(|user| *user != *owner) {
+                refuse_other_partition(rel);
+            }
+            check_name(owner);
+        }
     }
     partition::find_or_create(storage, owner, wait).or_raise()
 }
@@ -287,7 +293,7 @@ pub fn user_for_function(rel: pg_sys::Relation) -> Option<Box<[u8]>> {
         return None;
     }
     identity::setting_use::note();
-    match context::user_of_function().or_raise() {
+    match context::user_of_function(rel).or_raise() {
         User::All => None,
         User::Named(name) => Some(name.as_bytes().into()),
     }
@@ -340,7 +346,7 @@ pub fn access_for_estimate(rel: pg_sys::Relation, storage: &Storage, wait: &dyn 
     if !is_partitioned(rel) {
         return Access::All;
     }
-    match context::user() {
+    match context::user_in(rel) {
         Ok(User::Named(name)) => {
             partition::find(storage, name.as_bytes(), wait).or_raise().map_or(Access::Nothing, Access::Partition)
         }

@@ -10,7 +10,7 @@ use std::ffi::{CStr, c_char, c_void};
 use kalamdb_engine::{Error, ErrorKind};
 use pgrx::{pg_guard, pg_sys};
 
-use super::context::{User, in_key_check, is_partitioned, user_of_session};
+use super::context::{User, enter_planner, is_partitioned, leave, may_plan_key_check, user_of_session};
 use super::tree::first_leaf;
 use super::{is_user_table, may_have_users};
 use crate::error::SqlError;
@@ -119,6 +119,7 @@ unsafe extern "C-unwind" fn plan(
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: the hook gets what the planner gets, which may change the tree.
     unsafe {
+        let before = enter_planner();
         let mut context = Context { for_one_user: None, found: false };
         add_conditions(query.cast(), (&raw mut context).cast());
         let planned = match PREVIOUS_PLANNER {
@@ -128,6 +129,7 @@ unsafe extern "C-unwind" fn plan(
         if context.found {
             drop_conditions(planned);
         }
+        leave(before);
         planned
     }
 }
@@ -141,7 +143,7 @@ struct Context {
 impl Context {
     fn function(&mut self) -> Option<pg_sys::Oid> {
         *self.for_one_user.get_or_insert_with(|| {
-            let for_all = in_key_check() || matches!(user_of_session(), Ok(User::All));
+            let for_all = may_plan_key_check() || matches!(user_of_session(), Ok(User::All));
             if for_all { None } else { scan_user_function() }
         })
     }
@@ -428,6 +430,32 @@ unsafe fn drop_conditions(statement: *mut pg_sys::PlannedStmt) {
             }
         }
         walk(statement, &mut Drop { function, tables });
+    }
+}
+
+/// Whether a statement is what its author has written, and not what rules have made of it.
+///
+/// # Safety
+/// A finished plan, whose tables are locked.
+pub unsafe fn is_as_written(statement: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: the caller's. A rule's table stands among those of all that it makes; rules do not change what SELECT reads from a table.
+    unsafe {
+        let reads = (*statement).commandType == pg_sys::CmdType::CMD_SELECT;
+        (*statement).canSetTag && (reads || !relations((*statement).rtable).any(has_rules))
+    }
+}
+
+/// Whether a table has rules.
+pub fn has_rules(table: pg_sys::Oid) -> bool {
+    // SAFETY: the caller's statement holds a lock on the table; the reference is given back at once.
+    unsafe {
+        let rel = pg_sys::RelationIdGetRelation(table);
+        if rel.is_null() {
+            return false;
+        }
+        let has_some = !(*rel).rd_rules.is_null();
+        pg_sys::RelationClose(rel);
+        has_some
     }
 }
 

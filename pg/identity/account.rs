@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 use super::control_table::ControlTable;
 use super::{Identity, Origin, current_identity};
 use crate::error::SqlError;
+use crate::gate;
 
 /// How much a user may do; each includes what is below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +108,8 @@ pub fn current_rank() -> Result<(Identity, Rank), SqlError> {
         Origin::Role => role_rank(unsafe { pg_sys::GetOuterUserId() }),
         _ => active_account(&identity.name).map_or(Rank::User, |account| account.rank),
     };
+    // Code that runs with the rights of a table's owner for somebody who has not called it may do no more than its owner.
+    let rank = gate::lent_now().map_or(rank, |role| rank.min(role_rank(role)));
     Ok((identity, rank))
 }
 

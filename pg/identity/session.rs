@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 
 use super::account::active_account;
 use super::{Identity, check_user_name, setting_use};
-use crate::error::SqlError;
+use crate::error::{SqlError, raise};
 use crate::ffi::utility::Statement;
 
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -209,6 +209,15 @@ pub fn act_as<R>(user: &str, run: impl FnOnce() -> R) -> R {
     let nest = unsafe { pg_sys::NewGUCNestLevel() };
     set_login(Some(&login), Span::Nest);
     let result = run();
+    if current_login().as_ref() != Some(&login) {
+        raise(
+            SqlError::insufficient_privilege("the user that is acted for was changed meanwhile")
+                .with_detail(
+                    "Code that the statement calls has reset the session's settings, so that it acted for somebody else.",
+                )
+                .with_hint("Look for RESET ALL in functions, triggers and expressions of the tables."),
+        );
+    }
     // SAFETY: opened above.
     unsafe { pg_sys::AtEOXact_GUC(true, nest) };
     result

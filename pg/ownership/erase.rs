@@ -5,7 +5,7 @@ use pgrx::spi::Spi;
 use pgrx::{PgXactCallbackEvent, pg_sys, register_xact_callback};
 use serde_json::{Map, Value};
 
-use super::{failed, user_tables};
+use super::{failed, user_tables_of};
 use crate::error::SqlError;
 use crate::ffi::catalog;
 use crate::ffi::sql::{query, query_one};
@@ -28,7 +28,7 @@ pub fn erase(user: &str) -> Result<Vec<(pg_sys::Oid, i64)>, SqlError> {
     let _keep_nothing = history::Suspended::begin();
     let mut erased = Vec::new();
     let mut counts = Map::new();
-    for (oid, table) in user_tables()? {
+    for (oid, table) in user_tables_of(user)? {
         let delete = |name: &str| act_as(user, || delete_rows(user, name));
         let Some(gone) = catalog::as_owner(oid, pg_sys::RowExclusiveLock, delete) else { continue };
         let (rows, left) = gone.map_err(failed)?;
@@ -73,7 +73,7 @@ fn note_end(id: Option<&str>) {
 pub fn erase_late(user: &str, before: u64) -> Result<i64, SqlError> {
     let _keep_nothing = history::Suspended::begin();
     let mut late = 0;
-    for (oid, table) in user_tables()? {
+    for (oid, table) in user_tables_of(user)? {
         let delete = |name: &str| act_as(user, || delete_rows_before(user, name, before));
         let Some(gone) = catalog::as_owner(oid, pg_sys::RowExclusiveLock, delete) else { continue };
         let (rows, left) = gone.map_err(failed)?;

@@ -13,7 +13,7 @@ use kalamdb_engine::{Error, ErrorKind, Result as EngineResult};
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
-use super::user_tables;
+use super::user_tables_of;
 use crate::error::{OrRaise, SqlError};
 use crate::ffi::catalog;
 use crate::ffi::interrupts::BackendWait;
@@ -100,7 +100,7 @@ fn write(id: &str, progress: &mut Progress) -> Result<Option<Written>, SqlError>
     let mut target = Target::open(id, storage)?;
     let mut tables = Vec::new();
     let (mut total, mut bytes) = (0, 0);
-    for (oid, name) in user_tables()? {
+    for (oid, name) in user_tables_of(user)? {
         let table = Table::read(oid, &name, user, &mut target)?;
         if let Some(table) = table {
             total += table["rows"].as_u64().unwrap_or(0);
@@ -185,7 +185,7 @@ impl Table {
         let (columns, quoted_user) = (table.expressions.join(", "), quoted(user));
         let copy = |name: &str| {
             let statement =
-                format!("SELECT {columns}, pg_catalog.row_to_json(t)::text FROM {name} t WHERE t._user_id = {quoted_user}");
+                format!("SELECT {columns}, pg_catalog.row_to_json(t.*)::text FROM {name} t WHERE t._user_id = {quoted_user}");
             act_as(user, || table.copy(&statement, &mut export))
         };
         let Some(copied) = catalog::as_owner(oid, pg_sys::AccessShareLock, copy) else { return Ok(None) };

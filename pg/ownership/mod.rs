@@ -9,6 +9,10 @@ use pgrx::pg_sys;
 use pgrx::spi::Spi;
 
 use crate::error::SqlError;
+use crate::ffi::catalog;
+use crate::ffi::interrupts::BackendWait;
+use crate::tableam::partition;
+use crate::tableam::storage::Storage;
 
 /// Tables whose rows belong to users, but for temporary ones of other sessions. Access methods may have been given other names.
 const USER_TABLES: &str = "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) \
@@ -35,6 +39,30 @@ pub fn user_tables() -> Result<Vec<(pg_sys::Oid, String)>, SqlError> {
         Ok(found)
     })
     .map_err(failed)
+}
+
+/// Those of them in which a user has, or had, rows: what the owners of all others have set up for them does not matter to the user.
+///
+/// # Errors
+/// As [`user_tables`], and those of the cache.
+pub fn user_tables_of(user: &str) -> Result<Vec<(pg_sys::Oid, String)>, SqlError> {
+    let mut found = user_tables()?;
+    let mut failure = None;
+    found.retain(|(oid, _)| {
+        let partition = catalog::with_relation(*oid, |rel| {
+            let storage = Storage::of(rel);
+            partition::find(&storage, user.as_bytes(), &BackendWait::new(storage.cache))
+        });
+        match partition {
+            Some(Ok(partition)) => partition.is_some(),
+            Some(Err(error)) => {
+                failure = Some(error);
+                false
+            }
+            None => false,
+        }
+    });
+    failure.map_or(Ok(found), |error| Err(error.into()))
 }
 
 /// The error for a query of ours that failed.

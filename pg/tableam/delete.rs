@@ -19,7 +19,7 @@ use super::status::{current_xid, narrow};
 use super::storage::Storage;
 use crate::error::{SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
-use crate::gate::{Access, refuse_other_partition};
+use crate::gate::{self, Access, in_key_check, is_partitioned, owner_of_row, refuse_other_partition};
 use crate::history::{self, DeletedRow};
 use crate::jobs::count_rows;
 use crate::wal;
@@ -97,7 +97,12 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             unsafe { row.report(state, failure) };
             break tm_result(state);
         }
+        let moves = changing_partition && is_partitioned(rel) && in_key_check();
+        let moved = if moves { row.page.page().version(tid.offset).map(|version| version.tuple().to_vec()) } else { None };
         note_deletion(rel, &storage, delete_row(rel, row, xid, cid, changing_partition));
+        if let Some(tuple) = moved {
+            gate::note_move(owner_of_row(rel, &tuple));
+        }
         break pg_sys::TM_Result::TM_Ok;
     };
     lock.release();

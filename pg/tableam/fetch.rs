@@ -406,6 +406,11 @@ fn may_look_at(rel: pg_sys::Relation, storage: &Storage, block: u32, wait: &dyn 
     !is_partitioned(rel) || Access::of_statement(rel, storage, wait).allows_block(storage, block, wait).or_raise()
 }
 
+/// The same for what functions ask as well, as `currtid2()`: what the statement that calls them may look at is not theirs.
+fn may_tell_of(rel: pg_sys::Relation, storage: &Storage, block: u32, wait: &dyn Wait) -> bool {
+    !is_partitioned(rel) || Access::for_function(rel, storage, wait).allows_block(storage, block, wait).or_raise()
+}
+
 /// Whether a TID can name a row of the scanned table.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn tuple_tid_valid(scan: pg_sys::TableScanDesc, tid: pg_sys::ItemPointer) -> bool {
@@ -414,7 +419,7 @@ pub unsafe extern "C-unwind" fn tuple_tid_valid(scan: pg_sys::TableScanDesc, tid
         let (rel, tid) = ((*scan).rs_rd, tid_of(&*tid));
         let storage = Storage::of(rel);
         let exists = tid.offset != 0 && tid.block < storage.blocks();
-        exists && may_look_at(rel, &storage, tid.block, &BackendWait::new(storage.cache))
+        exists && may_tell_of(rel, &storage, tid.block, &BackendWait::new(storage.cache))
     }
 }
 
@@ -429,7 +434,7 @@ pub unsafe extern "C-unwind" fn tuple_get_latest_tid(scan: pg_sys::TableScanDesc
         let view = SnapshotView::new((*scan).rs_snapshot);
         let mut current = tid_of(&*tid);
         let mut prior: Xid = 0;
-        if !may_look_at(rel, &storage, current.block, &wait) {
+        if !may_tell_of(rel, &storage, current.block, &wait) {
             return;
         }
         loop {

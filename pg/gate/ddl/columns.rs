@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use super::super::USER_COLUMN;
 use super::super::planner::nodes;
 use super::super::tree::{Kind, kind_of};
-use super::{cast, is_partitioned_method, keys, name_of, relation, text, trees, unsupported, user_table};
+use super::{cast, is_partitioned_method, keys, name_of, referred_user_table, relation, text, trees, unsupported, user_table};
 use crate::error::{SqlError, raise};
 
 /// Whether CREATE TABLE makes a user table.
@@ -214,7 +214,7 @@ unsafe fn check_other_table(command: &pg_sys::AlterTableCmd, table: pg_sys::Oid,
 unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, table: pg_sys::Oid, column: Option<&CStr>, table_name: &CStr) {
     // SAFETY: a constraint of a parsed statement.
     unsafe {
-        if constraint.contype != pg_sys::ConstrType::CONSTR_FOREIGN || user_table(constraint.pktable).is_none() {
+        if constraint.contype != pg_sys::ConstrType::CONSTR_FOREIGN || referred_user_table(constraint.pktable).is_none() {
             return;
         }
         if trees::may_become_user_tree(table) {

@@ -7,7 +7,7 @@ use super::super::planner::{nodes, user_function};
 use super::super::tree::{Kind, kind_of};
 use super::super::{USER_COLUMN, find_user_column};
 use super::columns::{default_of_user, makes_user_table};
-use super::{enter_utility, leave_utility, name_of, text, unsupported};
+use super::{enter_utility, leave, name_of, text, unsupported};
 use crate::error::{SqlError, raise};
 use crate::ffi::catalog;
 use crate::ffi::sql::{query, text as text_of};
@@ -166,7 +166,7 @@ unsafe fn complete(table: pg_sys::Oid) {
         pg_sys::EventTriggerInhibitCommandCollection();
         pg_sys::AlterTableInternal(table, commands, false);
         pg_sys::EventTriggerUndoInhibitCommandCollection();
-        leave_utility(before);
+        leave(before);
     }
 }
 

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::super::USER_COLUMN;
 use super::super::planner::nodes;
-use super::{name_of, text, unsupported, user_table};
+use super::{name_of, referred_user_table, text, unsupported, user_table};
 use crate::error::{SqlError, raise};
 
 unsafe fn index_column() -> *mut pg_sys::IndexElem {
@@ -157,7 +157,7 @@ pub unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, column: Option<
             return;
         }
         let to_itself = (*constraint.pktable).schemaname.is_null() && name_of((*constraint.pktable).relname) == table_name;
-        if user_table(constraint.pktable).is_none() && !to_itself {
+        if referred_user_table(constraint.pktable).is_none() && !to_itself {
             return;
         }
         let own: Vec<&CStr> = nodes::<pg_sys::Node>(constraint.fk_attrs).map(|node| string(node)).collect();

@@ -81,11 +81,10 @@ pub fn check_join(parent: pg_sys::Oid, child: Option<pg_sys::Oid>, kind: Kind) {
                 .with_hint("Use ALTER TABLE ... ADD COLUMN _user_id text COLLATE \"C\" NOT NULL DEFAULT kalam.user_id()."),
         );
     }
-    if has_user_column(parent) {
-        let mut tables = tables_of(root);
-        tables.extend(child.into_iter().flat_map(tables_of));
-        check_foreign_keys(&tables, becomes_user);
-    }
+    // Also those of a table whose column was renamed while it was empty.
+    let mut tables = tables_of(root);
+    tables.extend(child.into_iter().flat_map(tables_of));
+    check_foreign_keys(&tables, becomes_user);
 }
 
 fn has_user_column(table: pg_sys::Oid) -> bool {
