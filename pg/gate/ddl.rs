@@ -182,7 +182,7 @@ unsafe fn relation(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
 /// The table that a statement is about, if it is a user table that exists, or partitioned into some.
 unsafe fn user_table(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     // SAFETY: a parsed name.
-    unsafe { if range.is_null() { None } else { relation(range).and_then(|table| as_user_table(table)) } }
+    unsafe { if range.is_null() { None } else { relation(range).and_then(as_user_table) } }
 }
 
 /// The same of the table to which a foreign key refers. It is locked until the transaction ends, so that the statement means it too

@@ -97,16 +97,26 @@ pub unsafe extern "C-unwind" fn tuple_delete(
             unsafe { row.report(state, failure) };
             break tm_result(state);
         }
-        let moves = changing_partition && is_partitioned(rel) && in_key_check();
-        let moved = if moves { row.page.page().version(tid.offset).map(|version| version.tuple().to_vec()) } else { None };
+        let moved = if changing_partition { moved_by_key_check(rel, &row) } else { None };
         note_deletion(rel, &storage, delete_row(rel, row, xid, cid, changing_partition));
-        if let Some(tuple) = moved {
-            gate::note_move(owner_of_row(rel, &tuple));
-        }
+        note_move(rel, moved);
         break pg_sys::TM_Result::TM_Ok;
     };
     lock.release();
     result
+}
+
+/// The row that the check of a foreign key takes out of a partition of a user table, to put it into another one.
+fn moved_by_key_check(rel: pg_sys::Relation, row: &LatchedRow) -> Option<Vec<u8>> {
+    let version = row.page.page().version(row.tid.offset).filter(|_| is_partitioned(rel) && in_key_check());
+    version.map(|version| version.tuple().to_vec())
+}
+
+/// Notes whose row is on its way to another partition; no latch is held any more.
+fn note_move(rel: pg_sys::Relation, moved: Option<Vec<u8>>) {
+    if let Some(tuple) = moved {
+        gate::note_move(owner_of_row(rel, &tuple));
+    }
 }
 
 /// What is done about a deletion when no latch is held any more.

@@ -63,6 +63,7 @@ SET search_path = hostile_checks;
 SET default_table_access_method = heap;
 \set VERBOSITY terse
 SET ROLE regress_checks_eve;
+SELECT kalam.user_id() AS loads_the_library;
 DELETE FROM number;
 INSERT INTO number VALUES (2);
 INSERT INTO member VALUES (2);
