@@ -77,24 +77,33 @@ pub fn relation_info(relation: pg_sys::Oid) -> Option<RelationInfo> {
     Some(RelationInfo { oid: relation, schema, name, owner })
 }
 
-/// The callbacks of a table's access method, without a lock on the table; null if it is gone or has none.
-pub fn table_routine(relation: pg_sys::Oid) -> *const pg_sys::TableAmRoutine {
-    // SAFETY: tuples are read before they are released and are structs of those types; a handler of a table access method gives its routine.
+/// Kind and access method of a relation as the catalog has them, without a lock on it; none if it is gone.
+pub fn method_of(relation: pg_sys::Oid) -> Option<(u8, pg_sys::Oid)> {
+    // SAFETY: the tuple is read before it is released; a class tuple is a struct of that type.
     unsafe {
-        let class = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relation.into());
-        if class.is_null() {
+        let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relation.into());
+        if row.is_null() {
+            return None;
+        }
+        let form = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
+        let found = (form.relkind as u8, form.relam);
+        pg_sys::ReleaseSysCache(row);
+        Some(found)
+    }
+}
+
+/// The callbacks of a table access method; null if there is no such method, or it is one for indexes.
+pub fn routine_of_method(method: pg_sys::Oid) -> *const pg_sys::TableAmRoutine {
+    // SAFETY: the tuple is read before it is released and is a struct of that type; the handler of a table access method gives its routine.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AMOID as i32, method.into());
+        if row.is_null() {
             return std::ptr::null();
         }
-        let method = (*pg_sys::GETSTRUCT(class).cast::<pg_sys::FormData_pg_class>()).relam;
-        pg_sys::ReleaseSysCache(class);
-        let method = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AMOID as i32, method.into());
-        if method.is_null() {
-            return std::ptr::null();
-        }
-        let row = pg_sys::GETSTRUCT(method).cast::<pg_sys::FormData_pg_am>();
-        let (handler, is_table) = ((*row).amhandler, (*row).amtype == pg_sys::AMTYPE_TABLE as std::ffi::c_char);
-        pg_sys::ReleaseSysCache(method);
-        if is_table { pg_sys::GetTableAmRoutine(handler) } else { std::ptr::null() }
+        let form = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_am>();
+        let (kind, handler) = (form.amtype as u8, form.amhandler);
+        pg_sys::ReleaseSysCache(row);
+        if kind == pg_sys::AMTYPE_TABLE { pg_sys::GetTableAmRoutine(handler) } else { std::ptr::null() }
     }
 }
 

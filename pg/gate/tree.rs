@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 
 use super::context::meet;
+use crate::ffi::catalog;
 use crate::tableam;
 
 /// What the tables of a tree are.
@@ -18,32 +19,7 @@ pub enum Kind {
 
 /// Whether an access method is one whose tables have rows of users.
 pub fn is_user_method(method: pg_sys::Oid) -> bool {
-    // SAFETY: looks into the catalog's cache; the handler of a table's method gives a table of callbacks.
-    unsafe {
-        let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AMOID as i32, method.into());
-        if row.is_null() {
-            return false;
-        }
-        let form = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_am>();
-        let (kind, handler) = (form.amtype as u8, form.amhandler);
-        pg_sys::ReleaseSysCache(row);
-        kind == pg_sys::AMTYPE_TABLE && tableam::is_partitioned_routine(pg_sys::GetTableAmRoutine(handler))
-    }
-}
-
-/// Kind and access method of a relation as the catalog has them.
-pub fn method_of(relation: pg_sys::Oid) -> Option<(u8, pg_sys::Oid)> {
-    // SAFETY: the tuple is read before it is released; a class tuple is a struct of that type.
-    unsafe {
-        let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relation.into());
-        if row.is_null() {
-            return None;
-        }
-        let form = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
-        let found = (form.relkind as u8, form.relam);
-        pg_sys::ReleaseSysCache(row);
-        Some(found)
-    }
+    tableam::is_partitioned_routine(catalog::routine_of_method(method))
 }
 
 fn kind_of_method(method: pg_sys::Oid) -> Kind {
@@ -52,7 +28,7 @@ fn kind_of_method(method: pg_sys::Oid) -> Kind {
 
 /// What a table, or the tables below a partitioned one, are.
 pub fn kind_of(relation: pg_sys::Oid) -> Kind {
-    match method_of(relation) {
+    match catalog::method_of(relation) {
         Some((pg_sys::RELKIND_RELATION, method)) => kind_of_method(method),
         Some((pg_sys::RELKIND_PARTITIONED_TABLE, method)) => match first_leaf(relation) {
             Some(leaf) => kind_of(leaf),

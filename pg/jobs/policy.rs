@@ -78,7 +78,7 @@ pub fn end_retention() -> Result<bool, SqlError> {
 /// Whether a table is a stream, whose rows are given back and not flushed. Takes no lock on it: whoever holds the table must not hold up
 /// the jobs of all others.
 fn is_stream(relation: pg_sys::Oid) -> bool {
-    tableam::is_stream_routine(catalog::table_routine(relation))
+    catalog::method_of(relation).is_some_and(|(_, method)| tableam::is_stream_routine(catalog::routine_of_method(method)))
 }
 
 /// The storage of a table in shared memory; none if the table is gone.

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::super::tree::{Kind, is_user_method, kind_of, method_of};
+use super::super::tree::{Kind, is_user_method, kind_of};
 use super::super::{find_user_column, is_user_table};
 use super::{is_partitioned_method, name_of, relation, unsupported};
 use crate::error::{SqlError, raise};
@@ -22,7 +22,7 @@ pub unsafe fn kind_of_new(create: &pg_sys::CreateStmt) -> Kind {
             return Kind::Empty;
         }
         let parent = super::nodes::<pg_sys::RangeVar>(create.inhRelations).next().filter(|_| !create.partbound.is_null());
-        let of_parent = parent.and_then(|parent| relation(parent)).and_then(method_of).map(|(_, method)| method);
+        let of_parent = parent.and_then(|parent| relation(parent)).and_then(catalog::method_of).map(|(_, method)| method);
         let is_user = match of_parent {
             Some(of_parent) if method.is_null() && of_parent != pg_sys::InvalidOid => is_user_method(of_parent),
             _ => is_partitioned_method(name_of(if method.is_null() { pg_sys::default_table_access_method } else { method })),
@@ -49,7 +49,7 @@ pub fn may_become_user_tree(table: pg_sys::Oid) -> bool {
 }
 
 pub fn is_partitioned_table(table: pg_sys::Oid) -> bool {
-    method_of(table).is_some_and(|(kind, _)| kind == pg_sys::RELKIND_PARTITIONED_TABLE)
+    catalog::method_of(table).is_some_and(|(kind, _)| kind == pg_sys::RELKIND_PARTITIONED_TABLE)
 }
 
 /// Checks that a table may become a partition or a child of another one.
