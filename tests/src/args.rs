@@ -1,6 +1,7 @@
 //! Reads `--name value` and `--flag` options of the test programs.
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +10,17 @@ use anyhow::{Context, Result, bail};
 pub struct Args {
     values: BTreeMap<String, String>,
     flags: Vec<String>,
+}
+
+/// The exit status of a program, whose failure is a line of its own.
+pub fn exit_code(program: &str, outcome: Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: FAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 impl Args {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use postgres::{Client, NoTls};
 
+use crate::args::Args;
 use crate::process::{self, Pid, Process};
 use crate::sql;
 
@@ -30,6 +31,18 @@ pub struct Installation {
 }
 
 impl Installation {
+    /// As [`Installation::from_env`]; with the flag `no-preload` the library is loaded on demand.
+    ///
+    /// # Errors
+    /// As [`Installation::from_env`].
+    pub fn for_program(args: &Args) -> Result<Self> {
+        let mut installation = Self::from_env()?;
+        if args.flag("no-preload") {
+            installation.preload.clear();
+        }
+        Ok(installation)
+    }
+
     /// `PG_BIN` names the directory of the binaries; otherwise `PG_CONFIG` (default `pg_config`) is asked.
     pub fn from_env() -> Result<Self> {
         let bin = match std::env::var_os("PG_BIN") {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use kalamdb_tests::args::Args;
+use kalamdb_tests::args::{Args, exit_code};
 use kalamdb_tests::measure::{self, on_server};
 use kalamdb_tests::{Cluster, ClusterOptions, Installation};
 
@@ -22,13 +22,7 @@ fn main() -> ExitCode {
     let outcome =
         Args::from_env(&["only", "rounds", "seconds", "rows", "users", "seed", "memory", "write"], &["quick", "list", "help"])
             .and_then(run);
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: FAILED: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("bench", outcome)
 }
 
 fn run(args: Args) -> Result<()> {

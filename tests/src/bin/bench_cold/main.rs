@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use kalamdb_tests::args::Args;
+use kalamdb_tests::args::{Args, exit_code};
 use kalamdb_tests::measure::{self, on_server};
 use kalamdb_tests::{Cluster, ClusterOptions, Installation};
 
@@ -49,13 +49,8 @@ pub enum Target {
 
 fn main() -> ExitCode {
     let options = ["messages", "rows", "seconds", "rounds", "lookups", "memory", "write"];
-    match Args::from_env(&options, &["help"]).and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench_cold: FAILED: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let outcome = Args::from_env(&options, &["help"]).and_then(run);
+    exit_code("bench_cold", outcome)
 }
 
 fn run(args: Args) -> Result<()> {

@@ -15,7 +15,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use kalamdb_tests::args::Args;
+use kalamdb_tests::args::{Args, exit_code};
 use kalamdb_tests::faults::{self, Blow, Fault};
 use kalamdb_tests::{Cluster, ClusterOptions, Installation, StopMode};
 use rand::seq::IndexedRandom;
@@ -54,19 +54,10 @@ fn main() -> ExitCode {
             println!("{USAGE}");
             return Ok(());
         }
-        let mut installation = Installation::from_env()?;
-        if args.flag("no-preload") {
-            installation.preload.clear();
-        }
+        let installation = Installation::for_program(&args)?;
         run(&installation, &read_options(&args, &installation)?)
     });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("crash: FAILED: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("crash", outcome)
 }
 
 fn read_options(args: &Args, installation: &Installation) -> Result<Options> {

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use kalamdb_tests::args::Args;
+use kalamdb_tests::args::{Args, exit_code};
 use kalamdb_tests::{Cluster, ClusterOptions, Installation, StopMode};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -56,13 +56,7 @@ fn main() -> ExitCode {
                 self_test: args.flag("self-test"),
             })
         });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("differential: FAILED: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("differential", outcome)
 }
 
 /// What has been done so far.

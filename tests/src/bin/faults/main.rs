@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kalamdb_tests::Installation;
-use kalamdb_tests::args::Args;
+use kalamdb_tests::args::{Args, exit_code};
 
 const USAGE: &str = "faults [--only NAME,...] [--at-once N] [--keep]
 environment: PG_BIN or PG_CONFIG, KALAM_SERVER_DIR, KALAM_SERVER_USER";
@@ -70,13 +70,7 @@ fn main() -> ExitCode {
         }
         run(&Installation::from_env()?, &args)
     });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("faults: FAILED: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("faults", outcome)
 }
 
 fn run(installation: &Installation, args: &Args) -> Result<()> {

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use kalamdb_tests::args::Args;
+use kalamdb_tests::args::{Args, exit_code};
 use kalamdb_tests::{Cluster, ClusterOptions, Installation, StopMode};
 
 use board::Board;
@@ -52,10 +52,7 @@ fn main() -> ExitCode {
                     println!("{USAGE}");
                     return Ok(());
                 }
-                let mut installation = Installation::from_env()?;
-                if args.flag("no-preload") {
-                    installation.preload.clear();
-                }
+                let installation = Installation::for_program(&args)?;
                 let options = Options {
                     seconds: args.get("seconds", 20.0)?,
                     seed: args.get("seed", 1)?,
@@ -69,13 +66,7 @@ fn main() -> ExitCode {
                     Some(kind) => notice(&installation, Options { blows: vec![shake::damage(kind)?], ..options }),
                 }
             });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("stress: FAILED: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("stress", outcome)
 }
 
 /// The test of the test.
