@@ -21,6 +21,7 @@ static STREAM_EVICTION_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
 static CHECKPOINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static CHECKPOINT_DIRTY: GucSetting<i32> = GucSetting::<i32>::new(30);
 static FLUSH_IO_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static FLUSH_USER_SIZE: GucSetting<i32> = GucSetting::<i32>::new(128);
 static MAX_PARALLEL_JOBS: GucSetting<i32> = GucSetting::<i32>::new(2);
 static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
 static AUDIT_USER_ID: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -107,6 +108,16 @@ fn define_cold() {
         c"Most bytes of pages per second that a flush or a compaction works on.",
         c"0 sets no limit.",
         &FLUSH_IO_LIMIT,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"kalam.flush_user_size",
+        c"Least size of the hot pages of a user that a flush by policy moves into a segment.",
+        c"Smaller parts of user tables stay hot, and so does a user's latest page. 0 has every flush move everything.",
+        &FLUSH_USER_SIZE,
         0,
         i32::MAX,
         GucContext::Suset,
@@ -371,6 +382,11 @@ pub fn loader_threads() -> usize {
 pub fn flush_bytes_per_second() -> Option<u64> {
     let kilobytes = u64::from(FLUSH_IO_LIMIT.get().unsigned_abs());
     (kilobytes > 0).then_some(kilobytes << 10)
+}
+
+/// Least bytes of a user's hot pages that a flush by policy moves.
+pub fn flush_user_bytes() -> u64 {
+    u64::from(FLUSH_USER_SIZE.get().unsigned_abs()) << 10
 }
 
 fn default_cache_mb() -> i32 {

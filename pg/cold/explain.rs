@@ -1,6 +1,6 @@
-//! What a statement loaded, in EXPLAIN (ANALYZE, BUFFERS): pages from the store, pages built from segments.
+//! What a statement looked at and loaded, in EXPLAIN (ANALYZE, BUFFERS): pages, those from the store, those built from segments.
 //!
-//! Pages that were in the cache cost nothing and are not counted. Parallel workers count for themselves and are not seen here.
+//! Parallel workers count for themselves and are not seen here.
 
 use std::ffi::CString;
 
@@ -45,6 +45,7 @@ unsafe extern "C-unwind" fn explain_one_query(
 
 fn difference(before: &LoadStatistics, after: &LoadStatistics) -> LoadStatistics {
     LoadStatistics {
+        pages: after.pages - before.pages,
         hot_pages: after.hot_pages - before.hot_pages,
         cold_pages: after.cold_pages - before.cold_pages,
         segments_opened: after.segments_opened - before.segments_opened,
@@ -53,7 +54,7 @@ fn difference(before: &LoadStatistics, after: &LoadStatistics) -> LoadStatistics
 }
 
 unsafe fn print(state: *mut pg_sys::ExplainState, loads: &LoadStatistics) {
-    let LoadStatistics { hot_pages, cold_pages, segments_opened, bytes_read } = *loads;
+    let LoadStatistics { pages, hot_pages, cold_pages, segments_opened, bytes_read } = *loads;
     // SAFETY: the state is that of the running EXPLAIN; labels end with a zero byte.
     unsafe {
         if (*state).format != pg_sys::ExplainFormat::EXPLAIN_FORMAT_TEXT {
@@ -61,6 +62,7 @@ unsafe fn print(state: *mut pg_sys::ExplainState, loads: &LoadStatistics) {
             pg_sys::ExplainOpenGroup(c"Query".as_ptr(), std::ptr::null(), true, state);
             pg_sys::ExplainOpenGroup(c"KalamDB".as_ptr(), c"KalamDB".as_ptr(), true, state);
             let properties = [
+                (c"Pages", pages),
                 (c"Hot Pages Read", hot_pages),
                 (c"Cold Pages Built", cold_pages),
                 (c"Segments Opened", segments_opened),
@@ -73,11 +75,12 @@ unsafe fn print(state: *mut pg_sys::ExplainState, loads: &LoadStatistics) {
             pg_sys::ExplainCloseGroup(c"Query".as_ptr(), std::ptr::null(), true, state);
             return;
         }
-        if hot_pages + cold_pages == 0 {
+        // What was in the cache is of interest to those who ask for everything.
+        if hot_pages + cold_pages == 0 && !((*state).verbose && pages > 0) {
             return;
         }
         let line = format!(
-            "hot pages read={hot_pages} cold pages built={cold_pages} segments opened={segments_opened} segment bytes read={bytes_read}"
+            "pages={pages} hot pages read={hot_pages} cold pages built={cold_pages} segments opened={segments_opened} segment bytes read={bytes_read}"
         );
         let line = CString::new(line).expect("numbers and letters");
         pg_sys::ExplainPropertyText(c"KalamDB".as_ptr(), line.as_ptr(), state);

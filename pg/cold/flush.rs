@@ -35,8 +35,9 @@ pub struct FlushOptions {
     pub bloom_columns: Option<Vec<i16>>,
     /// A segment ends when its file is about that long.
     pub segment_bytes: u64,
-    /// Leaves blocks alone that inserts are filling: what comes next goes there.
-    pub keep_open: bool,
+    /// Users whose hot pages have fewer bytes than that keep them, and others the latest: a segment of few rows takes longer to make
+    /// and more room than it saves. 0 takes everything.
+    pub least_of_user: u64,
     /// How long to try to get the table's lock.
     pub lock_patience: Duration,
 }
@@ -49,7 +50,7 @@ impl Default for FlushOptions {
             row_group_rows: 131_072,
             bloom_columns: None,
             segment_bytes: 256 << 20,
-            keep_open: false,
+            least_of_user: 0,
             lock_patience: Duration::from_secs(30),
         }
     }
@@ -137,11 +138,9 @@ impl<'a> Flush<'a> {
     fn run(mut self) -> Outcome {
         let cold = ColdBlocks::of(&self.table.storage, &self.table.wait).or_raise();
         let blocks = self.table.storage.blocks();
-        let open = if self.options.keep_open { self.table.storage.insert_targets() } else { Vec::new() };
-        let is_candidate = |block: &u32| !cold.contains(*block) && !open.contains(block);
-        let hot: Vec<u32> = (0..blocks).filter(is_candidate).collect();
-        self.progress.total(0, hot.len() as u64 * PAGE_SIZE as u64);
-        for (partition, blocks) in self.by_partition(hot) {
+        let groups = self.by_partition((0..blocks).filter(|block| !cold.contains(*block)));
+        self.progress.total(0, groups.values().map(|blocks| (blocks.len() * PAGE_SIZE) as u64).sum());
+        for (partition, blocks) in groups {
             self.flush_blocks(partition, &blocks);
             if self.outcome.yielded {
                 break;
@@ -150,15 +149,19 @@ impl<'a> Flush<'a> {
         self.outcome
     }
 
-    /// The blocks of each partition, ascending. A shared table has one.
-    fn by_partition(&self, blocks: Vec<u32>) -> BTreeMap<u32, Vec<u32>> {
+    /// The blocks of each partition that is to be flushed, ascending. A shared table has one.
+    fn by_partition(&self, blocks: impl Iterator<Item = u32>) -> BTreeMap<u32, Vec<u32>> {
         if !gate::is_partitioned(self.table.rel) {
-            return BTreeMap::from([(0, blocks)]);
+            return BTreeMap::from([(0, blocks.collect())]);
         }
+        let least = self.options.least_of_user;
         let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for block in blocks {
             let place = partition::place_of(&self.table.storage, block, &self.table.wait).or_raise();
             groups.entry(place.partition).or_default().push(block);
+        }
+        if least > 0 {
+            groups.retain(|_, blocks| blocks.pop().is_some() && (blocks.len() * PAGE_SIZE) as u64 >= least);
         }
         groups
     }

@@ -281,6 +281,42 @@ pub unsafe fn set_bitmap_blocks(state: *mut pg_sys::BitmapHeapScanState, exact: 
     }
 }
 
+/// Tells ANALYZE's functions how much detail a column wants; false if it wants no statistics.
+///
+/// # Safety
+/// A column of an open relation.
+#[cfg_attr(any(feature = "pg15", feature = "pg16"), allow(unused_variables, reason = "the column has its target itself"))]
+pub unsafe fn begin_statistics(
+    statistics: &mut pg_sys::VacAttrStats,
+    table: pg_sys::Oid,
+    column: &pg_sys::FormData_pg_attribute,
+) -> bool {
+    // SAFETY: allocates in the current context; a row of the cache is read before it is released.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        {
+            // Postgres puts the default in the place of a missing target.
+            statistics.attr = pg_sys::palloc(size_of::<pg_sys::FormData_pg_attribute>()).cast();
+            statistics.attr.write(*column);
+            column.attstattarget != 0
+        }
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        {
+            let cache = pg_sys::SysCacheIdentifier::ATTNUM as std::ffi::c_int;
+            let row = pg_sys::SearchSysCache2(cache, table.into(), column.attnum.into());
+            if row.is_null() {
+                return false;
+            }
+            let mut is_null = false;
+            let target =
+                pg_sys::SysCacheGetAttr(cache, row, pg_sys::Anum_pg_attribute_attstattarget as i16, &mut is_null).value() as i16;
+            pg_sys::ReleaseSysCache(row);
+            statistics.attstattarget = if is_null { -1 } else { target.into() };
+            statistics.attstattarget != 0
+        }
+    }
+}
+
 /// The steps by which a node of a plan chooses partitions when it runs.
 ///
 /// # Safety

@@ -1,8 +1,9 @@
-//! Safe faces of raw Postgres: interrupts, critical sections, utility statements, and what differs between its versions.
+//! Safe faces of raw Postgres: interrupts, critical sections, memory contexts, utility statements, and what differs between its versions.
 
 pub mod catalog;
 pub mod compat;
 pub mod interrupts;
+pub mod memory;
 pub mod sql;
 pub mod utility;
 

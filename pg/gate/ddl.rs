@@ -7,6 +7,7 @@
 mod columns;
 mod create_as;
 mod keys;
+mod method;
 mod trees;
 
 use std::ffi::{CStr, c_char};
@@ -18,6 +19,7 @@ use super::is_user_table;
 use super::planner::nodes;
 use super::tree::{Kind, is_user_method};
 use crate::error::{SqlError, raise};
+use crate::ffi::memory::in_context;
 use crate::ffi::utility::Statement;
 
 /// Changes a statement that concerns user tables, and has it run as what it is for the gate.
@@ -61,6 +63,7 @@ unsafe fn changes(node: *mut pg_sys::Node) -> bool {
             | T_RenameStmt
             | T_CreateTableAsStmt
             | T_ClusterStmt
+            | T_CreateStatsStmt
     )
 }
 
@@ -116,6 +119,8 @@ unsafe fn prepare(node: *mut pg_sys::Node) {
             create_as::prepare(create);
         } else if let Some(cluster) = cast!(node, T_ClusterStmt, ClusterStmt) {
             keys::check_cluster(cluster);
+        } else if let Some(create) = cast!(node, T_CreateStatsStmt, CreateStatsStmt) {
+            columns::check_statistics(create);
         }
     }
 }
@@ -134,7 +139,8 @@ pub unsafe extern "C-unwind" fn kalam_prepare_ddl(call: pg_sys::FunctionCallInfo
         }
         let node = (*event).parsetree;
         if changes(node) {
-            prepare(node);
+            // What is added lives as long as the statement, and not only as long as the trigger.
+            in_context(pg_sys::GetMemoryChunkContext(node.cast()), || prepare(node));
         }
         if works_on_whole_tables(node) {
             work_on_whole_tables();

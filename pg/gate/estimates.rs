@@ -3,6 +3,7 @@
 use pgrx::{pg_guard, pg_sys};
 
 use super::context::{User, is_partitioned, may_plan_key_check, user_of_session};
+use super::statistics::{self, Shape};
 use super::{Access, access_for_estimate, is_user_table, may_have_users};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
@@ -19,7 +20,7 @@ pub fn init() {
         PREVIOUS_INFO = pg_sys::get_relation_info_hook;
         pg_sys::get_relation_info_hook = Some(relation_info);
         PREVIOUS_STATISTICS = pg_sys::get_relation_stats_hook;
-        pg_sys::get_relation_stats_hook = Some(statistics);
+        pg_sys::get_relation_stats_hook = Some(statistics_of);
     }
 }
 
@@ -69,7 +70,7 @@ unsafe extern "C-unwind" fn relation_info(
 
 /// Among the rows that a statement reads, `_user_id` has one value.
 #[pg_guard]
-unsafe extern "C-unwind" fn statistics(
+unsafe extern "C-unwind" fn statistics_of(
     root: *mut pg_sys::PlannerInfo,
     entry: *mut pg_sys::RangeTblEntry,
     column: pg_sys::AttrNumber,
@@ -98,22 +99,12 @@ unsafe extern "C-unwind" fn free(tuple: pg_sys::HeapTuple) {
 unsafe fn one_value(table: pg_sys::Oid, column: pg_sys::AttrNumber) -> pg_sys::HeapTuple {
     /// Width of a user's name.
     const WIDTH: i32 = 16;
-    // SAFETY: the columns are those of pg_statistic: five keys and sizes, the number of values, then five times five slots.
+    let shape = Shape { null_share: 0.0, width: WIDTH, distinct: 1.0, correlation: None };
+    // SAFETY: the catalog is open while the row is made.
     unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let catalog = pg_sys::table_open(pg_sys::StatisticRelationId, lock);
-        let descriptor = (*catalog).rd_att;
-        let columns = (*descriptor).natts as usize;
-        let mut values = vec![pg_sys::Datum::from(0); columns];
-        let mut nulls = vec![false; columns];
-        values[0] = table.into();
-        values[1] = pg_sys::Datum::from(column);
-        values[4] = pg_sys::Datum::from(WIDTH);
-        values[5] = pg_sys::Datum::from(1.0f32.to_bits() as i32);
-        for null in nulls.iter_mut().skip(columns.saturating_sub(10)) {
-            *null = true;
-        }
-        let tuple = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+        let tuple = statistics::row(catalog, table, column, &shape);
         pg_sys::table_close(catalog, lock);
         tuple
     }

@@ -10,6 +10,7 @@ pub mod ddl;
 mod estimates;
 mod lent;
 mod planner;
+mod statistics;
 mod tree;
 
 use std::ffi::CStr;
@@ -26,6 +27,7 @@ use crate::tableam::storage::{Storage, relation_name};
 use context::User;
 pub use context::{enter_rights_of, in_key_check, in_query, is_partitioned, leave, lent_now, note_move, works_on_whole_tables};
 pub use estimates::own_share;
+pub use statistics::Sample;
 
 /// The column that says whose a row is.
 pub const USER_COLUMN: &CStr = c"_user_id";

@@ -46,6 +46,13 @@ impl Drop for Suspended {
     }
 }
 
+/// Whether the running transaction has deleted rows of a table that are kept.
+pub fn has_pending(relation: pg_sys::Oid) -> bool {
+    let mut found = false;
+    buffer::each_pending(relation, &mut |_| found = true);
+    found
+}
+
 /// Whether a deletion in this table keeps the old row.
 #[inline]
 pub fn keeps(rel: pg_sys::Relation) -> bool {

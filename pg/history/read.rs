@@ -7,6 +7,7 @@ use super::buffer;
 use super::entry::{self, Column};
 use super::table::{self, Entry};
 use crate::error::OrRaise;
+use crate::ffi::memory::in_new_context;
 use crate::gate;
 use crate::tableam::slot::item_pointer;
 
@@ -59,24 +60,14 @@ pub fn kept_rows(rel: pg_sys::Relation, visit: &mut dyn FnMut(KeptRow)) {
 fn each_row(rel: pg_sys::Relation, entry: &Entry, visit: &mut dyn FnMut(KeptRow)) {
     let columns = entry::columns_of(&entry.shape).or_raise();
     let descriptor = OldDescriptor::of(&columns);
-    // SAFETY: the context is made here; what is allocated for a row goes before the next.
-    unsafe {
-        let context = pg_sys::AllocSetContextCreateExtended(
-            pg_sys::CurrentMemoryContext,
-            c"kalamdb deleted row".as_ptr(),
-            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        );
-        let old = pg_sys::MemoryContextSwitchTo(context);
+    in_new_context(c"kalamdb deleted row", |context| {
         for (tid, tuple) in entry::rows_of(&entry.rows).or_raise() {
             let row = descriptor.restore(rel, &columns, tuple);
             visit(KeptRow { deleted_at: entry.deleted_at, xid: entry.xid, tid, row });
-            pg_sys::MemoryContextReset(context);
+            // SAFETY: what is allocated for a row goes before the next.
+            unsafe { pg_sys::MemoryContextReset(context) };
         }
-        pg_sys::MemoryContextSwitchTo(old);
-        pg_sys::MemoryContextDelete(context);
-    }
+    });
     descriptor.free();
 }
 

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::buffer::Pending;
+use crate::ffi::memory::in_new_context;
 
 const SCHEMA: &CStr = c"kalam";
 const TABLE: &CStr = c"deleted_rows";
@@ -73,24 +74,14 @@ fn bytea(bytes: &[u8]) -> pg_sys::Datum {
 /// Writes entries as the current (sub)transaction.
 pub fn write(entries: &[Pending]) {
     let Some(table) = Table::open(pg_sys::RowExclusiveLock) else { return };
-    // SAFETY: the relations are open and locked; what is allocated goes with the memory context made here.
-    unsafe {
-        let context = pg_sys::AllocSetContextCreateExtended(
-            pg_sys::CurrentMemoryContext,
-            c"kalamdb deleted rows".as_ptr(),
-            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        );
-        let old = pg_sys::MemoryContextSwitchTo(context);
+    // SAFETY: the relations are open and locked.
+    in_new_context(c"kalamdb deleted rows", |_| unsafe {
         let info = pg_sys::BuildIndexInfo(table.index);
         let command = pg_sys::GetCurrentCommandId(true);
         for entry in entries {
             insert(&table, info, command, entry);
         }
-        pg_sys::MemoryContextSwitchTo(old);
-        pg_sys::MemoryContextDelete(context);
-    }
+    });
     table.close();
 }
 

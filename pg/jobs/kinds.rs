@@ -121,6 +121,8 @@ pub struct Job {
     pub parameters: serde_json::Value,
     /// How often it was begun, this time included.
     pub attempt: i32,
+    /// Whether nobody asked for it.
+    pub automatic: bool,
 }
 
 /// Runs a job to its end and says what it did. It opens its own transactions.

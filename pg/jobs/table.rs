@@ -160,7 +160,8 @@ pub fn claim() -> Option<Job> {
                  pid = pg_catalog.pg_backend_pid(), attempts = attempts + 1
              WHERE id = (
                  SELECT j.id FROM kalam.job j WHERE {CLAIMABLE} ORDER BY j.created_at, j.id LIMIT 1 FOR UPDATE SKIP LOCKED)
-             RETURNING id, type, relation::text, schema_name, requested_by::text, parameters::text, attempts::text"
+             RETURNING id, type, relation::text, schema_name, requested_by::text, parameters::text, attempts::text,
+                 automatic::text"
         ),
         &[],
     );
@@ -174,6 +175,7 @@ pub fn claim() -> Option<Job> {
         role: oid(4),
         parameters: text(row, 5).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
         attempt: text(row, 6).and_then(|attempts| attempts.parse().ok()).unwrap_or(1),
+        automatic: text(row, 7) == Some("true"),
     })
 }
 

@@ -45,13 +45,13 @@ pub struct Done {
 /// What made it fail; for several tables, that some of them failed.
 pub fn run(me: Me, job: &Job, progress: &mut Progress) -> Result<String, SqlError> {
     if job.relation != pg_sys::InvalidOid {
-        return work(me, job.kind, job.relation, progress).map(|done| describe(job.kind, &done, 1));
+        return work(me, job, job.relation, progress).map(|done| describe(job.kind, &done, 1));
     }
     let tables = transaction(c"KalamDB: looking for tables", || Ok(tables_of(job)))?;
     let mut all = Done::default();
     let mut failed: Vec<(String, SqlError)> = Vec::new();
     for (relation, name) in &tables {
-        match work(me, job.kind, *relation, progress) {
+        match work(me, job, *relation, progress) {
             Ok(done) => {
                 all.rows += done.rows;
                 all.bytes += done.bytes;
@@ -105,11 +105,11 @@ fn tables_of(job: &Job) -> Vec<(pg_sys::Oid, String)> {
 }
 
 /// Works on one table, in a transaction of its own.
-fn work(me: Me, kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
-    if kind == Kind::Evict {
+fn work(me: Me, job: &Job, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
+    if job.kind == Kind::Evict {
         return evict(me, relation);
     }
-    let done = if kind == Kind::Flush { flush(me, relation, progress) } else { run_inside(kind, relation, progress) }?;
+    let done = if job.kind == Kind::Flush { flush(me, job, relation, progress) } else { run_inside(job, relation, progress) }?;
     if done.yielded {
         return Err(SqlError::lock_not_available("the job gave way to a session that waits for a lock on the table")
             .with_detail(format!("It had written {} rows into {} segments by then.", done.rows, done.segments))
@@ -118,26 +118,26 @@ fn work(me: Me, kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> R
     Ok(done)
 }
 
-fn run_inside(kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
-    if kind == Kind::Retention {
+fn run_inside(job: &Job, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
+    if job.kind == Kind::Retention {
         // In a transaction of its own: one that has an id holds others' snapshots back.
         transaction(c"KalamDB: erasing deleted rows", || Ok(history::erase(relation, retention_began(relation))))?;
     }
-    let activity = match kind {
+    let activity = match job.kind {
         Kind::Flush => c"KalamDB: flush",
         Kind::Compact => c"KalamDB: compaction",
         _ => c"KalamDB: erasing outdated rows",
     };
-    transaction(activity, || work_inside(kind, relation, progress))
+    transaction(activity, || work_inside(job, relation, progress))
 }
 
 /// Flushes a table; its changed rows are counted anew from the beginning on.
-fn flush(me: Me, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
+fn flush(me: Me, job: &Job, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
     let storage = policy::flush_state(relation);
     if let Some(storage) = storage {
         storage.flush.begin_flush();
     }
-    let result = run_inside(Kind::Flush, relation, progress);
+    let result = run_inside(job, relation, progress);
     if result.as_ref().map_or(true, |done| done.left_out > 0 || done.yielded)
         && let Some(storage) = storage
         && let FlushNews::DueAt(at) = storage.flush.try_again_after(REST_SECONDS, process::now())
@@ -204,15 +204,18 @@ fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
     Ok(evicted?.map_or(Done { gone: true, ..Done::default() }, |evicted| Done { rows: evicted.rows, ..Done::default() }))
 }
 
-fn work_inside(kind: Kind, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
+fn work_inside(job: &Job, relation: pg_sys::Oid, progress: &mut Progress) -> Result<Done, SqlError> {
     progress.done(0, 0);
-    let flush = FlushOptions::of_table(relation);
+    let mut flush = FlushOptions::of_table(relation);
+    if job.automatic {
+        flush.least_of_user = settings::flush_user_bytes();
+    }
     cold::release_snapshot();
-    let outcome = match kind {
+    let outcome = match job.kind {
         Kind::Flush => cold::flush_relation(relation, &flush, progress),
         Kind::Compact => cold::compact_relation(relation, &CompactOptions { flush, ..CompactOptions::default() }, progress),
         Kind::Retention => cold::erase_expired(relation, progress),
-        _ => return Err(kinds::not_built(kind)),
+        kind => return Err(kinds::not_built(kind)),
     };
     Ok(Done {
         rows: outcome.rows,

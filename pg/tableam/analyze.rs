@@ -1,4 +1,4 @@
-//! Offers rows to ANALYZE, a block at a time, and counts the live and the dead.
+//! Offers rows to ANALYZE, a block at a time, and counts the live and the dead. Those of user tables it only counts.
 
 use kalamdb_engine::page::TupleState;
 use kalamdb_engine::visibility::{TransactionStatus, satisfies_vacuum, update_xid};
@@ -6,6 +6,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::scan::{Scan, clear};
 use super::status::{PostgresStatus, refresh_reference, widen};
+use crate::gate;
 
 /// Reads a block that ANALYZE chose.
 #[pg_guard]
@@ -19,6 +20,9 @@ pub unsafe extern "C-unwind" fn scan_analyze_next_block(
     refresh_reference();
     if block < scan.end() {
         scan.collect_every_version(block);
+        if gate::is_partitioned(scan.relation()) {
+            scan.sample().note_block();
+        }
     } else {
         scan.leave();
     }
@@ -61,7 +65,10 @@ pub unsafe extern "C-unwind" fn scan_analyze_next_tuple(
             if sampled {
                 *live += 1.0;
                 scan.store_current(slot);
-                return true;
+                if !gate::is_partitioned(scan.relation()) {
+                    return true;
+                }
+                scan.sample().offer(slot);
             }
         }
         scan.leave();

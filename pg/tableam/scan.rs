@@ -20,7 +20,8 @@ use super::stream::Expiry;
 use super::{partition, prune, raw, stats};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
-use crate::gate::Access;
+use crate::ffi::memory::in_context;
+use crate::gate::{Access, Sample};
 
 pub use sample::{scan_sample_next_block, scan_sample_next_tuple};
 
@@ -81,6 +82,8 @@ pub struct Scan {
     count: i32,
     current: i32,
     dead_lines: u32,
+    /// What ANALYZE keeps of a user table; null as long as it has looked at nothing.
+    sample: *mut Sample,
     /// Blocks of bitmaps that the scan looked at: those with row addresses, and those without.
     exact_blocks: u64,
     lossy_blocks: u64,
@@ -256,6 +259,22 @@ impl Scan {
             unsafe { check_conflict_out(self.base.rs_rd, &self.view, seen, &header) };
         }
         seen
+    }
+
+    /// The scanned table.
+    pub fn relation(&self) -> pg_sys::Relation {
+        self.base.rs_rd
+    }
+
+    /// What ANALYZE keeps of a user table.
+    pub fn sample(&mut self) -> &mut Sample {
+        // SAFETY: a sample lives in the scan's memory, as long as the scan.
+        unsafe {
+            if self.sample.is_null() {
+                self.sample = in_context(self.memory, || Sample::new(self.base.rs_rd));
+            }
+            &mut *self.sample
+        }
     }
 
     /// Takes every version of a block, seen or not, and counts dead line pointers.
@@ -503,8 +522,13 @@ pub unsafe extern "C-unwind" fn scan_begin(
 pub unsafe extern "C-unwind" fn scan_end(scan: pg_sys::TableScanDesc) {
     // SAFETY: made by `scan_begin` and not used afterwards.
     unsafe {
-        Scan::of(scan).unpin();
-        Scan::of(scan).drop_list();
+        let state = Scan::of(scan);
+        state.unpin();
+        state.drop_list();
+        if !state.sample.is_null() {
+            (*state.sample).store(state.base.rs_rd, state.end);
+            (*state.sample).end();
+        }
         pg_sys::RelationDecrementReferenceCount((*scan).rs_rd);
         if !(*scan).rs_key.is_null() {
             pg_sys::pfree((*scan).rs_key.cast());

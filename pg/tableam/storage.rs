@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
-use kalamdb_engine::cache::{Cache, INSERT_TARGETS, RelationFile, StorageDescriptor};
+use kalamdb_engine::cache::{Cache, RelationFile, StorageDescriptor};
 use kalamdb_engine::ids::{Lsn, PageKey, PageNumber, StorageId};
 use kalamdb_engine::page::Page;
 use kalamdb_engine::{Error, ErrorKind};
@@ -128,11 +128,6 @@ impl Storage {
     #[inline]
     pub fn has_values(&self) -> bool {
         self.descriptor.has_values()
-    }
-
-    /// The blocks that inserts are filling.
-    pub fn insert_targets(&self) -> Vec<u32> {
-        (0..INSERT_TARGETS).filter_map(|lane| self.descriptor.insert_target(lane)).collect()
     }
 
     /// The key of a block's page.

@@ -20,6 +20,7 @@ use super::storage::{Storage, relation_name};
 use super::{raw, slot};
 use crate::error::{OrRaise, raise};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+use crate::ffi::memory::{in_context, in_new_context};
 
 /// Values longer than this leave their row, in bytes with their header.
 const INLINE_MAX: usize = 4096;
@@ -551,15 +552,7 @@ pub fn named_by(rel: pg_sys::Relation, version: &[u8], into: &mut Vec<u32>) {
 pub fn flat_copy(rel: pg_sys::Relation, tid: kalamdb_engine::ids::Tid, tuple: &[u8], most: usize) -> Option<Vec<u8>> {
     // SAFETY: the bytes are a row of the open relation; they are copied to where they are aligned, and all that is allocated is
     // freed with the context.
-    unsafe {
-        let context = pg_sys::AllocSetContextCreateExtended(
-            pg_sys::CurrentMemoryContext,
-            c"kalamdb large values".as_ptr(),
-            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        );
-        let old = pg_sys::MemoryContextSwitchTo(context);
+    in_new_context(c"kalamdb large values", |_| unsafe {
         let copy = pg_sys::palloc(tuple.len()).cast::<u8>();
         std::ptr::copy_nonoverlapping(tuple.as_ptr(), copy, tuple.len());
         let mut whole = pg_sys::HeapTupleData {
@@ -568,12 +561,9 @@ pub fn flat_copy(rel: pg_sys::Relation, tid: kalamdb_engine::ids::Tid, tuple: &[
             t_tableOid: (*rel).rd_id,
             t_data: copy.cast(),
         };
-        let flat = flatten(rel, &mut whole, most)
-            .map(|flat| std::slice::from_raw_parts((*flat).t_data.cast::<u8>(), (*flat).t_len as usize).to_vec());
-        pg_sys::MemoryContextSwitchTo(old);
-        pg_sys::MemoryContextDelete(context);
-        flat
-    }
+        flatten(rel, &mut whole, most)
+            .map(|flat| std::slice::from_raw_parts((*flat).t_data.cast::<u8>(), (*flat).t_len as usize).to_vec())
+    })
 }
 
 unsafe fn flatten(rel: pg_sys::Relation, tuple: pg_sys::HeapTuple, most: usize) -> Option<pg_sys::HeapTuple> {
@@ -620,9 +610,7 @@ pub unsafe fn localize_slot(slot: *mut pg_sys::TupleTableSlot, rel: pg_sys::Rela
         if !foreign {
             return;
         }
-        let old = pg_sys::MemoryContextSwitchTo((*slot).tts_mcxt);
-        let copy = pg_sys::heap_copytuple(tuple);
-        pg_sys::MemoryContextSwitchTo(old);
+        let copy = in_context((*slot).tts_mcxt, || pg_sys::heap_copytuple(tuple));
         each_pointer(descriptor, copy, &mut |value, mut pointer| {
             pointer.table = table;
             value.add(2).cast::<Pointer>().write_unaligned(pointer);

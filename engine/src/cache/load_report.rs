@@ -39,6 +39,8 @@ impl LoadReport {
 /// What the loads for one thread took since it began; the difference between two moments is the cost of what it did between them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LoadStatistics {
+    /// Pages that were looked at, most of them in the cache.
+    pub pages: u64,
     /// Pages read from the store.
     pub hot_pages: u64,
     /// Pages built from segments.
@@ -51,13 +53,20 @@ pub struct LoadStatistics {
 
 thread_local! {
     static STATISTICS: Cell<LoadStatistics> = const {
-        Cell::new(LoadStatistics { hot_pages: 0, cold_pages: 0, segments_opened: 0, bytes_read: 0 })
+        Cell::new(LoadStatistics { pages: 0, hot_pages: 0, cold_pages: 0, segments_opened: 0, bytes_read: 0 })
     };
+    static PAGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts a page that the thread looks at.
+#[inline]
+pub(super) fn count_page() {
+    PAGES.set(PAGES.get() + 1);
 }
 
 /// What the loads for this thread took so far: of pages that it waited for, or was the first to use after a prefetch.
 pub fn load_statistics() -> LoadStatistics {
-    STATISTICS.get()
+    LoadStatistics { pages: PAGES.get(), ..STATISTICS.get() }
 }
 
 /// Takes note of a frame's report, if nobody has.

@@ -109,6 +109,7 @@ impl Cache {
     /// free because the store takes no writes.
     #[inline]
     pub fn read(&self, key: PageKey, wait: &dyn Wait) -> Result<Pin> {
+        load_report::count_page();
         match self.lookup(key) {
             Some(pin) => Ok(pin),
             None => self.read_slow(key, wait),

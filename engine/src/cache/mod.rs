@@ -40,7 +40,7 @@ pub use load_queue::LOAD_QUEUE;
 pub use load_report::{LoadReport, LoadStatistics, load_statistics};
 pub use recovery::FoundPage;
 pub use requests::{REQUEST_BYTES, REQUEST_SLOTS, Request, RequestClass};
-pub use storage_table::{INSERT_TARGETS, RelationFile, StorageDescriptor, StorageInfo, StorageTable};
+pub use storage_table::{RelationFile, StorageDescriptor, StorageInfo, StorageTable};
 pub use worker_side::{DirtyFrame, Load, WriteBack};
 
 use crate::page::PAGE_SIZE;

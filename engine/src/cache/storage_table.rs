@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{StorageId, Xid};
 
 /// Pages with room that different backends insert into, so that they seldom meet.
-pub const INSERT_TARGETS: usize = 16;
+const INSERT_TARGETS: usize = 16;
 
 const NONE: u32 = u32::MAX;
 

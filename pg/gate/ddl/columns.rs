@@ -9,7 +9,9 @@ use pgrx::pg_sys;
 use super::super::USER_COLUMN;
 use super::super::planner::nodes;
 use super::super::tree::{Kind, kind_of};
-use super::{cast, is_partitioned_method, keys, name_of, referred_user_table, relation, text, trees, unsupported, user_table};
+use super::{
+    cast, is_partitioned_method, keys, method, name_of, referred_user_table, relation, text, trees, unsupported, user_table,
+};
 use crate::error::{SqlError, raise};
 
 /// Whether CREATE TABLE makes a user table.
@@ -89,7 +91,7 @@ unsafe fn new_column() -> *mut pg_sys::ColumnDef {
 }
 
 /// Adds NOT NULL and the default to the column where the statement does not say otherwise.
-unsafe fn complete(column: &mut pg_sys::ColumnDef) {
+pub unsafe fn complete(column: &mut pg_sys::ColumnDef) {
     use pg_sys::ConstrType::{CONSTR_DEFAULT, CONSTR_NOTNULL};
     // SAFETY: a column of a parsed statement that may be changed.
     unsafe {
@@ -126,8 +128,14 @@ pub unsafe fn prepare_alter(alter: &mut pg_sys::AlterTableStmt) {
         }
         let Some(table) = relation(alter.relation) else { return };
         let own = user_table(alter.relation);
-        for command in nodes::<pg_sys::AlterTableCmd>(alter.cmds) {
+        // Commands are added on the way.
+        let commands: Vec<_> = nodes::<pg_sys::AlterTableCmd>(alter.cmds).collect();
+        for command in commands {
             check_tree(&*command, table);
+            if (*command).subtype == pg_sys::AlterTableType::AT_SetAccessMethod {
+                prepare_method(alter, table, own.is_some(), (*command).name);
+                continue;
+            }
             match own {
                 Some(_) => prepare_command(&mut *command, table, alter.relation),
                 None => check_other_table(&*command, table, name_of((*alter.relation).relname)),
@@ -183,22 +191,36 @@ unsafe fn prepare_command(command: &mut pg_sys::AlterTableCmd, table: pg_sys::Oi
             AT_AddOf => {
                 raise(unsupported("user tables cannot be typed tables").with_hint("The column \"_user_id\" is not the type's."))
             }
-            AT_SetAccessMethod if trees::check_method(table, command.name) => {}
-            AT_SetAccessMethod => refuse_method(command),
             _ => {}
         }
     }
 }
 
-/// Refuses what would make a user table of another table, or refer to one.
+/// Prepares what makes a user table of another one, or the other way round.
+unsafe fn prepare_method(alter: &mut pg_sys::AlterTableStmt, table: pg_sys::Oid, is_own: bool, method: *const std::ffi::c_char) {
+    // SAFETY: a parsed statement that may be changed.
+    unsafe {
+        if trees::is_partitioned_table(table) {
+            if (is_own || makes_user_table(method)) && !trees::check_method(table, method) {
+                refuse_method(method);
+            }
+            return;
+        }
+        match (is_own, makes_user_table(method)) {
+            (false, true) => method::to_users(alter, method),
+            (true, false) => method::from_users(alter, method),
+            (true, true) => method::between_users(table, method),
+            (false, false) => {}
+        }
+    }
+}
+
+/// Refuses what would refer to a user table.
 unsafe fn check_other_table(command: &pg_sys::AlterTableCmd, table: pg_sys::Oid, table_name: &CStr) {
     use pg_sys::AlterTableType::*;
     // SAFETY: a command of a parsed statement.
     unsafe {
         match command.subtype {
-            AT_SetAccessMethod if makes_user_table(command.name) && !trees::check_method(table, command.name) => {
-                refuse_method(command);
-            }
             AT_AddConstraint => check_foreign_key(&*command.def.cast(), table, None, table_name),
             AT_AddColumn => {
                 let column = &*command.def.cast::<pg_sys::ColumnDef>();
@@ -225,14 +247,31 @@ unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, table: pg_sys::Oid,
     }
 }
 
-unsafe fn refuse_method(command: &pg_sys::AlterTableCmd) {
-    // SAFETY: a command of a parsed statement.
-    let name = unsafe { name_of(command.name) }.to_string_lossy().into_owned();
+/// Refuses another method for the partitions to come than those that are there have.
+unsafe fn refuse_method(method: *const std::ffi::c_char) {
+    // SAFETY: a name of a parsed statement.
+    let name = unsafe { name_of(method) }.to_string_lossy().into_owned();
     raise(
-        unsupported("a table cannot become a user table, nor a user table one of another kind")
+        unsupported("partitions of a table are all user tables or none is")
             .with_detail(format!("The statement asks for access method \"{name}\"."))
-            .with_hint("Create another table and use INSERT ... SELECT, with row_security = off for the rows of all users."),
+            .with_hint("Create another partitioned table and use INSERT ... SELECT."),
     )
+}
+
+/// Refuses statistics over several columns, which are about values.
+pub unsafe fn check_statistics(create: &pg_sys::CreateStatsStmt) {
+    // SAFETY: a parsed statement.
+    unsafe {
+        for range in nodes::<pg_sys::Node>(create.relations) {
+            if cast!(range, T_RangeVar, RangeVar).is_some_and(|range| user_table(range).is_some()) {
+                raise(
+                    unsupported("extended statistics of user tables are not supported")
+                        .with_detail("They would keep values of rows of all users where others can read them.")
+                        .with_hint("ANALYZE keeps statistics of single columns, without values."),
+                );
+            }
+        }
+    }
 }
 
 /// Keeps the column's name.

@@ -151,14 +151,6 @@ unsafe fn complete(table: pg_sys::Oid) {
         if is_complete != Some(false) {
             return;
         }
-        let command = |kind, definition: *mut pg_sys::Node| {
-            let command = pg_sys::palloc0(size_of::<pg_sys::AlterTableCmd>()).cast::<pg_sys::AlterTableCmd>();
-            (*command).type_ = pg_sys::NodeTag::T_AlterTableCmd;
-            (*command).subtype = kind;
-            (*command).name = text(USER_COLUMN);
-            (*command).def = definition;
-            command
-        };
         let commands = pg_sys::lappend(std::ptr::null_mut(), command(AT_ColumnDefault, default_of_user()).cast());
         let commands = pg_sys::lappend(commands, command(AT_SetNotNull, std::ptr::null_mut()).cast());
         // NOT NULL is checked for the rows of all.
@@ -167,6 +159,19 @@ unsafe fn complete(table: pg_sys::Oid) {
         pg_sys::AlterTableInternal(table, commands, false);
         pg_sys::EventTriggerUndoInhibitCommandCollection();
         leave(before);
+    }
+}
+
+/// A command of ALTER TABLE about the column.
+pub unsafe fn command(kind: pg_sys::AlterTableType::Type, definition: *mut pg_sys::Node) -> *mut pg_sys::AlterTableCmd {
+    // SAFETY: a node of zeroes, with its tag.
+    unsafe {
+        let command = pg_sys::palloc0(size_of::<pg_sys::AlterTableCmd>()).cast::<pg_sys::AlterTableCmd>();
+        (*command).type_ = pg_sys::NodeTag::T_AlterTableCmd;
+        (*command).subtype = kind;
+        (*command).name = text(USER_COLUMN);
+        (*command).def = definition;
+        command
     }
 }
 

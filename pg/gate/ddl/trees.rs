@@ -114,7 +114,7 @@ fn oids(statement: &str, argument: pg_sys::Oid) -> impl Iterator<Item = pg_sys::
 
 /// Checks the foreign keys from and to the tables of a tree: they tell whether a row exists, so those that refer to user tables stay
 /// within a user's rows.
-fn check_foreign_keys(tree: &[pg_sys::Oid], of_users: bool) {
+pub fn check_foreign_keys(tree: &[pg_sys::Oid], of_users: bool) {
     const KEYS: &str = "SELECT conname::text, conrelid::text, confrelid::text, EXISTS (
              SELECT FROM pg_catalog.generate_subscripts(conkey, 1) place
              JOIN pg_catalog.pg_attribute own

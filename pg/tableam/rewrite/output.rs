@@ -21,6 +21,7 @@ use super::super::status::PostgresStatus;
 use super::super::storage::Storage;
 use super::super::{partition, values};
 use crate::ffi::interrupts::BackendWait;
+use crate::ffi::memory::new_context;
 use crate::gate;
 
 /// An updated version and the transaction that updated it, which made the version at the TID.
@@ -85,8 +86,8 @@ impl Output {
                 has_dropped: attributes.iter().any(|attribute| attribute.attisdropped),
                 values: vec![pg_sys::Datum::from(0); columns],
                 nulls: vec![true; columns],
-                row_memory: memory_context(c"kalamdb rewrite row"),
-                kept_memory: memory_context(c"kalamdb rewrite chains"),
+                row_memory: new_context(c"kalamdb rewrite row"),
+                kept_memory: new_context(c"kalamdb rewrite chains"),
                 waiting: HashMap::new(),
                 placed: HashMap::new(),
                 page: vec![0; PAGE_SIZE].try_into().expect("the vector has the page's length"),
@@ -296,17 +297,4 @@ fn successor(header: &Header, own: Tid) -> Option<Link> {
         || header.ctid.offset == MOVED_PARTITIONS_OFFSET
         || header_is_only_locked(header, &PostgresStatus);
     (!ends).then(|| (update_xid(header, &PostgresStatus), header.ctid))
-}
-
-fn memory_context(name: &'static std::ffi::CStr) -> pg_sys::MemoryContext {
-    // SAFETY: a child of the current context, which ends it if nobody does before.
-    unsafe {
-        pg_sys::AllocSetContextCreateInternal(
-            pg_sys::CurrentMemoryContext,
-            name.as_ptr(),
-            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        )
-    }
 }
