@@ -7,6 +7,7 @@ mod error;
 mod ffi;
 mod functions;
 mod gate;
+mod hash;
 mod history;
 mod identity;
 mod jobs;

@@ -7,13 +7,13 @@
 //! would have put back is put back by the end of the transaction or of the subtransaction that the error ends.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::{pg_guard, pg_sys};
 
 use super::{lent, planner};
 use crate::error::{OrRaise, SqlError};
+use crate::hash::Map;
 use crate::{identity, tableam};
 
 /// For whom a statement runs.
@@ -61,7 +61,7 @@ thread_local! {
     static CURRENT: Cell<Frame> = const { Cell::new(OUTSIDE) };
     /// The frames at the starts of the open subtransactions.
     static SAVED: RefCell<Vec<(u32, Frame)>> = const { RefCell::new(Vec::new()) };
-    static QUERIES: RefCell<HashMap<usize, Captured>> = RefCell::default();
+    static QUERIES: RefCell<Map<usize, Captured>> = RefCell::default();
     /// Whether the process has met a user table: as long as not, nobody needs to be asked for.
     static MET: Cell<bool> = const { Cell::new(false) };
     /// Whether the library was loaded below a check of a foreign key, in this transaction: the hooks have not seen it begin.
@@ -164,7 +164,7 @@ pub fn user_of_session() -> Result<User, SqlError> {
     }
     // SAFETY: as above.
     if unsafe { pg_sys::row_security } {
-        return Ok(User::Named(identity::current_user_name()?.into()));
+        return Ok(User::Named(identity::current_user_name()?));
     }
     if sees_everybody() {
         return Ok(User::All);
@@ -304,7 +304,7 @@ fn user_of_query() -> Result<User, SqlError> {
     // SAFETY: a flag of the process.
     if unsafe { pg_sys::IsLogicalWorker() } && !sees_everybody() {
         // The rows that come say whose they are, but triggers run here too.
-        return Ok(User::Named(identity::current_user_name()?.into()));
+        return Ok(User::Named(identity::current_user_name()?));
     }
     user_of_session()
 }
@@ -413,7 +413,7 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
         CURRENT.set(OUTSIDE);
         LOADED_IN_CHECK.set(false);
         SAVED.with_borrow_mut(Vec::clear);
-        QUERIES.with_borrow_mut(HashMap::clear);
+        QUERIES.with_borrow_mut(Map::clear);
     }
 }
 

@@ -15,7 +15,7 @@ mod tree;
 
 use std::ffi::CStr;
 
-use kalamdb_engine::cache::Wait;
+use kalamdb_engine::cache::{Pin, Wait};
 use kalamdb_engine::page::Page;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -71,6 +71,23 @@ impl Access {
             None => Access::All,
             Some(name) => partition::find(storage, &name, wait).or_raise().map_or(Access::Nothing, Access::Partition),
         }
+    }
+
+    /// Pins the page of a block if it may be looked at; one that may not is not loaded.
+    ///
+    /// # Errors
+    /// Those of the cache.
+    #[inline]
+    pub fn pin_block(self, storage: &Storage, block: u32, wait: &dyn Wait) -> kalamdb_engine::Result<Option<Pin>> {
+        let key = storage.block(block);
+        if self == Access::All {
+            return storage.cache.read(key, wait).map(Some);
+        }
+        if let Some(pin) = storage.cache.lookup(key) {
+            let allowed = self.allows(pin.shared(wait)?.page());
+            return Ok(allowed.then_some(pin));
+        }
+        if self.allows_block(storage, block, wait)? { storage.cache.read(key, wait).map(Some) } else { Ok(None) }
     }
 
     /// Whether the page of a block may be looked at, judged without loading it where that can be told.

@@ -15,7 +15,9 @@ mod name;
 pub use name::{check_user_name, shortened};
 pub use session::Origin;
 
+use std::cell::RefCell;
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -34,12 +36,31 @@ pub fn define_settings() {
     session::define();
 }
 
+thread_local! {
+    /// The name that was asked for last: many statements in a row are for the same user.
+    static LAST: RefCell<Rc<str>> = RefCell::new("".into());
+}
+
 /// The effective user's name; see [`current_identity`].
 ///
 /// # Errors
 /// As [`current_identity`].
-pub fn current_user_name() -> Result<String, SqlError> {
-    Ok(current_identity()?.name)
+pub fn current_user_name() -> Result<Rc<str>, SqlError> {
+    if session::has_no_login()
+        && let Some(name) = session::with_setting(shared)
+    {
+        return Ok(name);
+    }
+    Ok(shared(&current_identity()?.name))
+}
+
+fn shared(name: &str) -> Rc<str> {
+    LAST.with_borrow_mut(|last| {
+        if **last != *name {
+            *last = name.into();
+        }
+        Rc::clone(last)
+    })
 }
 
 /// The effective user: the one that logged in, else the setting `kalam.user_id`, else the session's own role.
@@ -80,5 +101,5 @@ pub fn outer_role_name() -> Result<String, SqlError> {
 /// The effective user, for SQL.
 #[pg_extern]
 fn user_id() -> String {
-    current_user_name().or_raise()
+    current_user_name().or_raise().to_string()
 }

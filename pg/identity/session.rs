@@ -104,8 +104,7 @@ impl Login {
 
 /// The login in force, whether or not it has expired.
 pub fn current_login() -> Option<Login> {
-    let text = SESSION_LOGIN.get()?;
-    let (login, session_role) = Login::from_text(text.to_str().ok()?)?;
+    let (login, session_role) = with_text(&SESSION_LOGIN, Login::from_text)??;
     // Another session role (SET SESSION AUTHORIZATION) is another session.
     // SAFETY: a value of the process.
     (session_role == unsafe { pg_sys::GetSessionUserId() }.to_u32()).then_some(login)
@@ -146,11 +145,30 @@ fn require_active(login: &Login) -> Result<(), SqlError> {
     Ok(())
 }
 
+/// Whether nobody has logged in.
+pub fn has_no_login() -> bool {
+    with_text(&SESSION_LOGIN, |_| ()).is_none()
+}
+
 /// The user of the setting `kalam.user_id`, if it is set.
 pub fn setting() -> Option<String> {
-    let text = USER_ID.get()?;
-    let name = text.to_str().ok()?;
-    (!name.is_empty()).then(|| name.to_owned())
+    with_setting(str::to_owned)
+}
+
+/// Calls a function with the user of the setting `kalam.user_id`, if it is set. The function calls nothing of Postgres.
+pub fn with_setting<R>(run: impl FnOnce(&str) -> R) -> Option<R> {
+    with_text(&USER_ID, run)
+}
+
+/// Calls a function with a setting's text, unless it is empty; every statement asks for the user, so nothing is copied. The function
+/// calls nothing of Postgres.
+fn with_text<R>(setting: &GucSetting<Option<CString>>, run: impl FnOnce(&str) -> R) -> Option<R> {
+    // SAFETY: Postgres keeps a text that ends with a zero byte there, or null, and changes it between our functions only.
+    let text = unsafe {
+        let text = *setting.as_ptr();
+        (!text.is_null()).then(|| CStr::from_ptr(text))
+    };
+    text.and_then(|text| text.to_str().ok()).filter(|text| !text.is_empty()).map(run)
 }
 
 /// Seconds since 1970 at which the statement started.
@@ -299,7 +317,7 @@ pub unsafe fn watch(statement: Statement) {
 
 #[pg_guard]
 extern "C-unwind" fn end_login(span: Span) {
-    if SESSION_LOGIN.get().is_some_and(|text| !text.is_empty()) {
+    if !has_no_login() {
         set_login(None, span);
     }
 }

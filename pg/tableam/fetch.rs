@@ -256,10 +256,10 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
         refresh_view(fetch, snapshot);
         if !*call_again && (fetch.frame == NO_FRAME || fetch.block != root.block) {
             unpin(fetch);
-            if root.block >= fetch.storage.blocks() || !reaches(fetch, root.block, &wait) {
+            if root.block >= fetch.storage.blocks() {
                 return false;
             }
-            let pin = fetch.storage.cache.read(fetch.storage.block(root.block), &wait).or_raise();
+            let Some(pin) = reach(fetch).pin_block(&fetch.storage, root.block, &wait).or_raise() else { return false };
             prune::on_access(rel, &fetch.storage, &pin, &wait);
             fetch.frame = pins::keep(pin);
             fetch.block = root.block;
@@ -299,15 +299,13 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
     }
 }
 
-/// Whether the statement may look at a block.
+/// What the statement may look at.
 ///
 /// A key that a query is about to insert may name another user: ON CONFLICT must not find theirs. Checks outside of queries, such
 /// as deferred ones, come when the session may act for another user, and look at all: they meet rows of the same user only, as
 /// the keys begin with the user.
-fn reaches(fetch: &IndexFetch, block: u32, wait: &dyn Wait) -> bool {
-    fetch.access == Access::All
-        || !(fetch.view.is_mvcc() || fetch.view.is_horizon() || fetch.checks_keys)
-        || fetch.access.allows_block(&fetch.storage, block, wait).or_raise()
+fn reach(fetch: &IndexFetch) -> Access {
+    if fetch.view.is_mvcc() || fetch.view.is_horizon() || fetch.checks_keys { fetch.access } else { Access::All }
 }
 
 /// Locks a read version for serialisable isolation.
@@ -371,10 +369,8 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
         }
         let view = SnapshotView::new(snapshot);
         // Triggers and second looks ask for versions they know, by other snapshots.
-        if view.is_mvcc() && !may_look_at(rel, &storage, tid.block, &wait) {
-            return false;
-        }
-        let pin = storage.cache.read(storage.block(tid.block), &wait).or_raise();
+        let access = if view.is_mvcc() { Access::of_statement(rel, &storage, &wait) } else { Access::All };
+        let Some(pin) = access.pin_block(&storage, tid.block, &wait).or_raise() else { return false };
         let place = {
             let guard = pin.shared(&wait).or_raise();
             let page = guard.page();
@@ -401,12 +397,8 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
     }
 }
 
-/// Whether the running statement may look at a block that a TID names.
-fn may_look_at(rel: pg_sys::Relation, storage: &Storage, block: u32, wait: &dyn Wait) -> bool {
-    !is_partitioned(rel) || Access::of_statement(rel, storage, wait).allows_block(storage, block, wait).or_raise()
-}
-
-/// The same for what functions ask as well, as `currtid2()`: what the statement that calls them may look at is not theirs.
+/// Whether a block that a TID names may be looked at for a function, as `currtid2()`: what the statement that calls it may look at is
+/// not the function's.
 fn may_tell_of(rel: pg_sys::Relation, storage: &Storage, block: u32, wait: &dyn Wait) -> bool {
     !is_partitioned(rel) || Access::for_function(rel, storage, wait).allows_block(storage, block, wait).or_raise()
 }

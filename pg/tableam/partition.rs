@@ -7,7 +7,6 @@
 //! leaves a number nobody uses, or an empty block that its user fills later.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 
 use kalamdb_engine::cache::{LatchedPage, Wait};
 use kalamdb_engine::ids::{PageKey, PageNumber};
@@ -18,6 +17,7 @@ use kalamdb_engine::{Error, ErrorKind, Result};
 use super::change::{change_page, change_two_pages};
 use super::space::next_block;
 use super::storage::Storage;
+use crate::hash::{Map, Set};
 
 /// Levels of the map of users below its root: each consumes four bits of the name's hash.
 const DEPTH_MAX: u32 = 14;
@@ -33,13 +33,13 @@ const SPLIT_MAX: usize = 10_000;
 const KNOWN_MAX: usize = 10_000;
 
 /// Partitions by the names of their users.
-type Names = HashMap<Box<[u8]>, u32>;
+type Names = Map<Box<[u8]>, u32>;
 
 thread_local! {
     /// The partitions that this process has looked up: a user's number never changes.
-    static KNOWN: RefCell<HashMap<u64, Names>> = RefCell::default();
+    static KNOWN: RefCell<Map<u64, Names>> = RefCell::default();
     /// Nodes of the maps of users, by storage and number, whose children have their entries: they stay so.
-    static SPLIT: RefCell<HashSet<(u64, u64)>> = RefCell::default();
+    static SPLIT: RefCell<Set<(u64, u64)>> = RefCell::default();
 }
 
 /// A hash that is stored by way of the places it leads to: it must not change.
@@ -76,7 +76,7 @@ fn known(storage: &Storage, name: &[u8]) -> Option<u32> {
 
 fn remember(storage: &Storage, name: &[u8], partition: u32) -> u32 {
     KNOWN.with_borrow_mut(|known| {
-        if known.values().map(HashMap::len).sum::<usize>() >= KNOWN_MAX {
+        if known.values().map(Map::len).sum::<usize>() >= KNOWN_MAX {
             known.clear();
         }
         known.entry(storage.id.0).or_default().insert(name.into(), partition);

@@ -91,6 +91,7 @@ impl Cache {
         let number = self.find_unlatched(key, hash(key))?;
         let frame = self.frame(number);
         if frame.state.load(Ordering::Acquire) & VALID != 0 {
+            load_report::count_page();
             if frame.report.load(Ordering::Relaxed) != 0 {
                 load_report::take(&frame.report);
             }
@@ -109,7 +110,6 @@ impl Cache {
     /// free because the store takes no writes.
     #[inline]
     pub fn read(&self, key: PageKey, wait: &dyn Wait) -> Result<Pin> {
-        load_report::count_page();
         match self.lookup(key) {
             Some(pin) => Ok(pin),
             None => self.read_slow(key, wait),
@@ -118,6 +118,7 @@ impl Cache {
 
     #[cold]
     fn read_slow(&self, key: PageKey, wait: &dyn Wait) -> Result<Pin> {
+        load_report::count_page();
         loop {
             if let Some(number) = self.find_or_request(key, wait)?
                 && let Some(pin) = self.await_load(number, key, wait)?
