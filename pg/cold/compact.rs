@@ -79,6 +79,25 @@ pub fn erase_expired(relation: pg_sys::Oid, progress: &mut dyn Progress) -> Outc
     compact_relation(relation, &options, progress)
 }
 
+/// Writes segments of a table anew, with what is still read from them.
+pub fn rewrite_segments(
+    relation: pg_sys::Oid,
+    is_wanted: &dyn Fn(&SegmentRecord) -> bool,
+    progress: &mut dyn Progress,
+) -> Outcome {
+    let options = FlushOptions::of_table(relation);
+    let Some(table) = Table::open(relation, options.lock_patience) else {
+        return Outcome { gone: true, ..Outcome::default() };
+    };
+    let mut chosen: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    for record in segments_of(&table.storage, &table.client()).0.into_iter().filter(is_wanted) {
+        chosen.entry(record.partition).or_default().push(record.segment);
+    }
+    let outcome = Compaction::new(&table, &options, progress).run(&chosen);
+    table.close();
+    outcome
+}
+
 /// Every segment of a storage, and how much of it is still read.
 pub fn segments_of(storage: &Storage, client: &Client<'_>) -> (Vec<SegmentRecord>, HashMap<u64, SegmentUse>) {
     let uses = client.segment_uses(storage.id).or_raise().into_iter().map(|used| (used.segment, used)).collect();

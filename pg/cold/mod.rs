@@ -20,7 +20,9 @@ mod ranges;
 mod rebuild;
 mod table;
 
-pub use compact::{CompactOptions, compact_relation, erase_expired, is_worthwhile, segments_of, wants_compaction};
+pub use compact::{
+    CompactOptions, compact_relation, erase_expired, is_worthwhile, rewrite_segments, segments_of, wants_compaction,
+};
 pub use flush::{FlushOptions, flush_relation};
 pub use ranges::ColdBlocks;
 pub use rebuild::rebuild_segments;

@@ -2,8 +2,8 @@
 //!
 //! Postgres converts the texts. The statements run a few times a second at most; what is hot does not come here.
 
-use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
+use pgrx::{Spi, pg_sys};
 
 use crate::error::{OrRaise, SqlError};
 
@@ -20,6 +20,24 @@ pub fn query(statement: &str, arguments: &[Option<&str>]) -> Vec<Row> {
     })
     .map_err(SqlError::from_spi)
     .or_raise()
+}
+
+/// Runs a query on what is committed now, or changed by earlier commands of the transaction, whatever its own snapshot shows: what
+/// decides about a definition must not be out of date.
+pub fn query_latest(statement: &str, arguments: &[Option<&str>]) -> Vec<Row> {
+    let arguments: Vec<DatumWithOid> = arguments.iter().map(|text| DatumWithOid::from(*text)).collect();
+    // SAFETY: pushed and popped here; an ERROR in between ends the subtransaction at least, which pops it.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let rows = Spi::connect(|client| {
+        let table = client.select(statement, None, &arguments)?;
+        let columns = if table.is_empty() { 0 } else { table.columns().unwrap_or(0) };
+        table.map(|row| (1..=columns).map(|column| row.get::<String>(column)).collect()).collect::<pgrx::spi::Result<Vec<Row>>>()
+    })
+    .map_err(SqlError::from_spi)
+    .or_raise();
+    // SAFETY: see above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    rows
 }
 
 /// The one text that a statement gives.

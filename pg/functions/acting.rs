@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use crate::error::{OrRaise, SqlError};
 use crate::identity::account::{Rank, account, current_rank, role_oid, role_rank};
 use crate::identity::audit::Event;
-use crate::identity::control_table::Lasts;
+use crate::identity::control_table::{Lasts, flush_log};
 use crate::identity::session::act_as;
 use crate::identity::{Identity, check_user_name, shortened};
 
@@ -23,9 +23,11 @@ fn execute_as(user: Option<&str>, statement: Option<&str>) -> SetOfIterator<'sta
         Err::<(), SqlError>(refusal).or_raise();
     }
     let text = CString::new(statement).unwrap_or_default();
-    require_one_query(&text).or_raise();
     let shown = &statement[..statement.floor_char_boundary(statement.len().min(AUDITED_BYTES))];
     Event::about("execute_as", user).with("statement", shown).record(Lasts::ForGood).or_raise();
+    // Before the caller gets rows, which no crash takes back.
+    flush_log();
+    require_one_query(&text).or_raise();
     SetOfIterator::new(act_as(user, || run(&text)).or_raise())
 }
 

@@ -94,7 +94,13 @@ pub unsafe extern "C-unwind" fn kalam_history_typed(call: pg_sys::FunctionCallIn
 fn open_readable(relation: pg_sys::Oid) -> pg_sys::Relation {
     // SAFETY: opened with a lock; after an ERROR the resource owner closes it. The checks raise errors as Postgres' own do.
     unsafe {
-        let rel = pg_sys::relation_open(relation, LOCK);
+        let rel = pg_sys::try_relation_open(relation, LOCK);
+        if rel.is_null() {
+            raise(
+                SqlError::undefined_object(format!("relation with OID {} does not exist", relation.to_u32()))
+                    .with_hint("Name the table, as in kalam.history('app.messages')."),
+            );
+        }
         require_table(rel);
         let user = pg_sys::GetUserId();
         let select = pg_sys::ACL_SELECT as pg_sys::AclMode;

@@ -24,6 +24,9 @@ CREATE FUNCTION @schema@.post_message(conversation_id text, "from" text, content
     LANGUAGE sql VOLATILE
     SET search_path = pg_catalog, pg_temp
     AS $post@tag@$
+        -- Messages of a conversation become visible in the order of their identifiers, so that whoever reads on with since_msg_id
+        -- misses none.
+        SELECT pg_advisory_xact_lock(hashtextextended(post_message.conversation_id, 1797));
         INSERT INTO @schema@.messages (conversation_id, "from", content, metadata)
         VALUES (post_message.conversation_id, post_message."from", post_message.content, post_message.metadata)
         RETURNING messages.msg_id, 'stored'::text
@@ -51,19 +54,24 @@ BEGIN
                   HINT = 'Leave it out to read the oldest messages first.';
     END IF;
     -- With and without a conversation are statements of their own, so that each has its index. One message more than wanted
-    -- says whether there are others.
+    -- says whether there are others. An answer ends early when it is too long for one jsonb.
     EXECUTE format(
         $statement@tag@$
         SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'msg_id', n.msg_id, 'conversation_id', n.conversation_id, 'from', n."from", 'timestamp', n."timestamp",
-                   'content', n.content, 'metadata', n.metadata) ORDER BY n.place) FILTER (WHERE n.place <= $3), '[]'),
-               least(count(*), $3)::integer,
-               count(*) > $3
+                   'content', n.content, 'metadata', n.metadata) ORDER BY n.place) FILTER (WHERE n.is_shown), '[]'),
+               (count(*) FILTER (WHERE n.is_shown))::integer,
+               count(*) > count(*) FILTER (WHERE n.is_shown)
         FROM (
-            SELECT row_number() OVER () AS place, l.*
+            SELECT b.*, b.place = 1 OR b.place <= $3 AND b.bytes <= 67108864 AS is_shown
             FROM (
-                SELECT m.* FROM @schema_of_format@.messages m WHERE %1$s AND %2$s ORDER BY m.msg_id %3$s LIMIT $3 + 1
-            ) l
+                SELECT row_number() OVER so_far AS place,
+                       sum(octet_length(l.content) + coalesce(octet_length(l.metadata::text), 0)) OVER so_far AS bytes, l.*
+                FROM (
+                    SELECT m.* FROM @schema_of_format@.messages m WHERE %1$s AND %2$s ORDER BY m.msg_id %3$s LIMIT $3 + 1
+                ) l
+                WINDOW so_far AS (ORDER BY l.msg_id %3$s ROWS UNBOUNDED PRECEDING)
+            ) b
         ) n
         $statement@tag@$,
         CASE WHEN query_messages.conversation_id IS NULL THEN 'true' ELSE 'm.conversation_id = $1' END,

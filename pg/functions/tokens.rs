@@ -73,6 +73,6 @@ fn make_token(seconds: Option<f64>) -> Result<String, SqlError> {
         aud: settings::jwt_audience().map(serde_json::Value::from),
     };
     let text = token::issue(&claims)?;
-    Event::about("issue_token", &claims.sub).with("expires", expires).record(Lasts::WithTransaction)?;
+    Event::about("issue_token", &claims.sub).with("expires", expires).record(Lasts::ForGood)?;
     Ok(text)
 }

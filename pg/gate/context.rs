@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::{lent, planner};
+use super::{counters, lent, planner};
 use crate::error::{OrRaise, SqlError};
 use crate::hash::Map;
 use crate::{identity, tableam};
@@ -64,6 +64,9 @@ thread_local! {
     static QUERIES: RefCell<Map<usize, Captured>> = RefCell::default();
     /// Whether the process has met a user table: as long as not, nobody needs to be asked for.
     static MET: Cell<bool> = const { Cell::new(false) };
+    /// Whether a hook of ours has been called yet. As long as not, the statement runs that has loaded the library, and nobody has
+    /// looked at it.
+    static HOOKED: Cell<bool> = const { Cell::new(false) };
     /// Whether the library was loaded below a check of a foreign key, in this transaction: the hooks have not seen it begin.
     static LOADED_IN_CHECK: Cell<bool> = const { Cell::new(false) };
 }
@@ -144,6 +147,26 @@ pub fn user() -> Result<User, SqlError> {
     }
 }
 
+/// For whom the scan acts that asks while it begins or begins anew.
+///
+/// # Errors
+/// As [`user`].
+pub fn user_of_scan() -> Result<User, SqlError> {
+    if CURRENT.get().place == Place::Session {
+        // A cursor that is rewound asks outside of what the hooks see; Postgres says which one it is.
+        // SAFETY: the portal that runs at the moment, if one does.
+        let query = unsafe {
+            let portal = pg_sys::ActivePortal;
+            if portal.is_null() { std::ptr::null_mut() } else { (*portal).queryDesc }
+        };
+        let captured = QUERIES.with_borrow(|queries| queries.get(&(query as usize)).map(|captured| captured.user.clone()));
+        if let Some(user) = captured {
+            return user;
+        }
+    }
+    user()
+}
+
 /// For whom a function acts on a table that a statement calls. Neither a command on whole tables nor the check of a foreign key
 /// lends anything to functions that it calls: some run without a query of their own.
 ///
@@ -179,6 +202,30 @@ pub fn user_of_session() -> Result<User, SqlError> {
 fn sees_everybody() -> bool {
     // SAFETY: looks into the catalog's cache.
     unsafe { pg_sys::has_bypassrls_privilege(pg_sys::GetOuterUserId()) && pg_sys::has_bypassrls_privilege(pg_sys::GetUserId()) }
+}
+
+/// Raises an error when the statement that scans a table is the one that has loaded the library, and no query: it may work on the rows of
+/// everybody, and has not been prepared for that.
+///
+/// # Errors
+/// 55000.
+pub fn require_prepared() -> Result<(), SqlError> {
+    // SAFETY: plain values of the process; the portal that runs at the moment, if one does, has its statements in a list.
+    let copies = || unsafe {
+        let portal = pg_sys::ActivePortal;
+        !portal.is_null()
+            && planner::nodes::<pg_sys::PlannedStmt>((*portal).stmts).any(|statement| {
+                let utility = (*statement).utilityStmt;
+                !utility.is_null() && (*utility).type_ == pg_sys::NodeTag::T_CopyStmt
+            })
+    };
+    // SAFETY: as above.
+    if HOOKED.get() || unsafe { pg_sys::ParallelWorkerNumber >= 0 || pg_sys::IsLogicalWorker() } || copies() {
+        return Ok(());
+    }
+    Err(SqlError::prerequisite("the statement cannot be the first one of a session that is about user tables")
+        .with_detail("The event trigger \"kalam_user_tables\", which prepares such statements, did not run.")
+        .with_hint("Use LOAD 'kalamdb' first, or put the library into \"shared_preload_libraries\"."))
 }
 
 /// Whether the running query is the one that checks a foreign key.
@@ -222,6 +269,7 @@ unsafe fn comes_from_key_check(query: *mut pg_sys::QueryDesc, flags: std::ffi::c
 
 /// Begins to plan a statement; returns what to put back afterwards. Functions that the planner calls are below the statement.
 pub fn enter_planner() -> Before {
+    HOOKED.set(true);
     let before = CURRENT.get();
     let lent = if may_plan_key_check() { lent::by_key_check(lent_now()) } else { before.lent };
     CURRENT.set(Frame { is_key_check: before.is_key_check || may_plan_key_check(), lent, ..before });
@@ -237,6 +285,7 @@ pub fn enter_rights_of(role: pg_sys::Oid) -> Before {
 
 /// Runs a command that works on whole tables; returns what to put back afterwards.
 pub fn enter_utility(whole_tables: bool) -> Before {
+    HOOKED.set(true);
     let before = CURRENT.get();
     let place = if whole_tables { Place::Maintenance } else { Place::Session };
     CURRENT.set(Frame { place, ..before });
@@ -255,6 +304,7 @@ pub fn in_query() -> bool {
 
 /// Goes on with a command as one that works on whole tables.
 pub fn work_on_whole_tables() {
+    HOOKED.set(true);
     CURRENT.set(Frame { place: Place::Maintenance, ..CURRENT.get() });
 }
 
@@ -297,6 +347,8 @@ unsafe extern "C-unwind" fn capture(query: *mut pg_sys::QueryDesc, from_key_chec
         }
     }
     QUERIES.with_borrow_mut(|queries| queries.insert(query as usize, captured));
+    // SAFETY: as above. Once the query has begun, it opens indexes at any moment.
+    unsafe { counters::hide_of_statement((*statement).rtable) };
 }
 
 /// For whom a query runs that checks no foreign key.
@@ -328,6 +380,7 @@ unsafe fn user_of_key_check(statement: *mut pg_sys::PlannedStmt) -> Result<User,
 }
 
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: std::ffi::c_int) {
+    HOOKED.set(true);
     // SAFETY: the hook gets what the executor gets.
     unsafe {
         // What is below the check of a foreign key, or a parallel worker's query, has to know even if that meets no user table itself.
@@ -362,12 +415,32 @@ unsafe extern "C-unwind" fn executor_run(
     once: bool,
 ) {
     let before = enter(query);
-    // SAFETY: the hook gets what the executor gets.
+    // SAFETY: the hook gets what the executor gets. The flag of a plan that is kept is put back; after an ERROR the plan runs without
+    // workers, which changes nothing else.
     unsafe {
+        let statement = (*query).plannedstmt;
+        let alone = (*statement).parallelModeNeeded && is_for_another_user(query);
+        if alone {
+            // Workers ask the session for whom they act.
+            (*statement).parallelModeNeeded = false;
+        }
         let run = PREVIOUS_RUN.unwrap_or(unguarded::standard_ExecutorRun);
         run(query, direction, count, once);
+        if alone {
+            (*statement).parallelModeNeeded = true;
+        }
     }
     CURRENT.set(before);
+}
+
+/// Whether the session has begun to act for somebody else since the query was started.
+fn is_for_another_user(query: *mut pg_sys::QueryDesc) -> bool {
+    let captured = QUERIES.with_borrow(|queries| queries.get(&(query as usize)).map(|captured| captured.user.clone()));
+    match (captured, user_of_session()) {
+        (Some(Ok(User::Named(then))), Ok(User::Named(now))) => then != now,
+        (Some(Ok(User::All)), Ok(User::All)) | (None, _) => false,
+        _ => true,
+    }
 }
 
 unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {

@@ -19,6 +19,7 @@ use super::is_user_table;
 use super::planner::nodes;
 use super::tree::{Kind, is_user_method};
 use crate::error::{SqlError, raise};
+use crate::ffi::catalog;
 use crate::ffi::memory::in_context;
 use crate::ffi::utility::Statement;
 
@@ -64,6 +65,7 @@ unsafe fn changes(node: *mut pg_sys::Node) -> bool {
             | T_CreateTableAsStmt
             | T_ClusterStmt
             | T_CreateStatsStmt
+            | T_RuleStmt
     )
 }
 
@@ -121,6 +123,8 @@ unsafe fn prepare(node: *mut pg_sys::Node) {
             keys::check_cluster(cluster);
         } else if let Some(create) = cast!(node, T_CreateStatsStmt, CreateStatsStmt) {
             columns::check_statistics(create);
+        } else if let Some(rule) = cast!(node, T_RuleStmt, RuleStmt) {
+            columns::check_rule(rule);
         }
     }
 }
@@ -180,7 +184,21 @@ unsafe fn relation(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     // SAFETY: a parsed name.
     unsafe {
         let flags = pg_sys::RVROption::RVR_MISSING_OK;
-        let found = pg_sys::RangeVarGetRelidExtended(range, pg_sys::NoLock as i32, flags, None, std::ptr::null_mut());
+        let find = || pg_sys::RangeVarGetRelidExtended(range, pg_sys::NoLock as i32, flags, None, std::ptr::null_mut());
+        let lock = pg_sys::AccessShareLock as i32;
+        let mut found = find();
+        // Whoever makes something else of the table at the moment comes first. Who does not own it waits for nobody.
+        while found != pg_sys::InvalidOid && catalog::is_owner_of(found) {
+            if !pg_sys::ConditionalLockRelationOid(found, lock) {
+                pg_sys::LockRelationOid(found, lock);
+            }
+            pg_sys::UnlockRelationOid(found, lock);
+            let again = find();
+            if again == found {
+                break;
+            }
+            found = again;
+        }
         (found != pg_sys::InvalidOid).then_some(found)
     }
 }

@@ -4,7 +4,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::context::{User, is_partitioned, may_plan_key_check, user_of_session};
 use super::statistics::{self, Shape};
-use super::{Access, access_for_estimate, is_user_table, may_have_users};
+use super::{Access, access_for_estimate, counters, is_user_table, may_have_users};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
 use crate::tableam::partition;
@@ -58,6 +58,7 @@ unsafe extern "C-unwind" fn relation_info(
         if parent || (*info).indexlist.is_null() || is_user_table(table).is_none() {
             return;
         }
+        counters::hide_of_plan((*info).indexlist);
         let rel = pg_sys::RelationIdGetRelation(table);
         let share = own_share(rel);
         pg_sys::RelationClose(rel);

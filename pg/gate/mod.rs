@@ -6,6 +6,7 @@
 //! `row_security = off`, as do the server's own passes over a whole table: index builds, rewrites, VACUUM, checks of foreign keys.
 
 mod context;
+mod counters;
 pub mod ddl;
 mod estimates;
 mod lent;
@@ -48,6 +49,7 @@ pub fn init() {
     context::init();
     planner::init();
     estimates::init();
+    counters::init();
 }
 
 impl Access {
@@ -56,6 +58,7 @@ impl Access {
         if !is_partitioned(rel) {
             return Access::All;
         }
+        context::require_prepared().or_raise();
         match context::user_in(rel).or_raise() {
             User::All => Access::All,
             User::Named(name) => match partition::find(storage, name.as_bytes(), wait).or_raise() {
@@ -174,11 +177,22 @@ pub fn check_columns(rel: pg_sys::Relation) {
     }
     let column = user_column(rel);
     // SAFETY: the column is one of the descriptor's.
-    let is_exact = unsafe {
-        let collation = (*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1)).attcollation;
-        pg_sys::get_collation_isdeterministic(collation)
-    };
-    if !is_exact {
+    let form = unsafe { &*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1) };
+    if form.attgenerated != 0 {
+        raise(
+            SqlError::invalid_definition("column \"_user_id\" of a user table cannot be generated")
+                .with_hint("Leave the column to CREATE TABLE, or give it a default."),
+        );
+    }
+    // Others can be dropped, and the column with them.
+    if form.attcollation.to_u32() >= pg_sys::FirstNormalObjectId {
+        raise(
+            SqlError::invalid_definition("column \"_user_id\" has a collation that is not PostgreSQL's own")
+                .with_hint("Leave the column to CREATE TABLE, or use COLLATE \"C\"."),
+        );
+    }
+    // SAFETY: looks into the catalog's cache.
+    if !unsafe { pg_sys::get_collation_isdeterministic(form.attcollation) } {
         raise(
             SqlError::invalid_definition("column \"_user_id\" has a collation that takes different texts for equal")
                 .with_detail("Rows of two users would collide.")
@@ -198,6 +212,21 @@ pub unsafe fn check_index(rel: pg_sys::Relation, index: pg_sys::Relation, info: 
     // SAFETY: see above.
     unsafe {
         let separates = (*info).ii_Unique || !(*info).ii_ExclusionOps.is_null();
+        let is_exact = |collation| pg_sys::get_collation_isdeterministic(collation);
+        let equals =
+            (*info).ii_ExclusionOps.is_null() || *(*info).ii_ExclusionOps == pg_sys::Oid::from(pg_sys::TextEqualOperator);
+        if separates
+            && i32::from((*info).ii_IndexAttrNumbers[0]) == user_column(rel)
+            && !(equals && is_exact(*(*index).rd_indcollation))
+        {
+            raise(
+                SqlError::invalid_definition(format!("index \"{}\" does not keep users apart", relation_name(index)))
+                    .with_detail(
+                        "Keys of user tables compare \"_user_id\" by = and a collation that takes no different texts for equal.",
+                    )
+                    .with_hint("Leave \"_user_id\" out of the index; it is added."),
+            );
+        }
         if separates && i32::from((*info).ii_IndexAttrNumbers[0]) != user_column(rel) {
             raise(
                 SqlError::invalid_definition(format!("index \"{}\" does not begin with \"_user_id\"", relation_name(index)))
@@ -377,7 +406,7 @@ pub fn access_for_estimate(rel: pg_sys::Relation, storage: &Storage, wait: &dyn 
 /// `_user_id = kalam.scan_user()` to what a query asks of a user table, so that indexes can be used.
 #[pg_extern]
 fn scan_user() -> Option<String> {
-    match context::user().or_raise() {
+    match context::user_of_scan().or_raise() {
         User::All => None,
         User::Named(name) => Some(name.to_string()),
     }

@@ -126,8 +126,12 @@ unsafe extern "C-unwind" fn plan(
             Some(previous) => previous(query, text, options, params),
             None => pg_sys::standard_planner(query, text, options, params),
         };
-        if context.found {
+        // Functions that were inlined, and targets of MERGE, were not there before.
+        if context.found || relations((*planned).rtable).any(|table| is_user_table(table).is_some()) {
             drop_conditions(planned);
+            if let Some(function) = context.function() {
+                bind_searches(planned, function);
+            }
         }
         leave(before);
         planned
@@ -433,6 +437,95 @@ unsafe fn drop_conditions(statement: *mut pg_sys::PlannedStmt) {
     }
 }
 
+/// Makes every search of an index that begins with the user a search for the statement's user. Most are already; the others would meet
+/// entries of whoever the statement names.
+unsafe fn bind_searches(statement: *mut pg_sys::PlannedStmt, function: pg_sys::Oid) {
+    struct Bind {
+        function: pg_sys::Oid,
+        /// The user tables of the statement, by their place among its tables.
+        tables: Vec<Table>,
+    }
+    impl Bind {
+        /// Adds the condition about a column to a list of conditions, before those about later columns.
+        unsafe fn add(&self, list: &mut *mut pg_sys::List, entry: i32, column: i32, collation: pg_sys::Oid) {
+            // SAFETY: a list of a plan that was just made.
+            unsafe {
+                if !nodes::<pg_sys::Node>(*list).any(|node| subject(node, self.function) == Some((entry as u32, column))) {
+                    let condition = Table { entry, column, collation }.condition(self.function);
+                    *list = pg_sys::lcons(condition.cast(), *list);
+                }
+            }
+        }
+    }
+    impl Visitor for Bind {
+        unsafe fn visit(&mut self, plan: *mut pg_sys::Plan) {
+            // SAFETY: the caller's; the tag says which struct it is.
+            unsafe {
+                let (entry, index, conditions, original) = match (*plan).type_ {
+                    pg_sys::NodeTag::T_IndexScan => {
+                        let scan = &mut *plan.cast::<pg_sys::IndexScan>();
+                        (scan.scan.scanrelid, scan.indexid, &mut scan.indexqual, Some(&mut scan.indexqualorig))
+                    }
+                    pg_sys::NodeTag::T_IndexOnlyScan => {
+                        let scan = &mut *plan.cast::<pg_sys::IndexOnlyScan>();
+                        (scan.scan.scanrelid, scan.indexid, &mut scan.indexqual, None)
+                    }
+                    pg_sys::NodeTag::T_BitmapIndexScan => {
+                        let scan = &mut *plan.cast::<pg_sys::BitmapIndexScan>();
+                        (scan.scan.scanrelid, scan.indexid, &mut scan.indexqual, Some(&mut scan.indexqualorig))
+                    }
+                    _ => return,
+                };
+                let Some(table) = self.tables.iter().find(|table| table.entry == entry as i32) else { return };
+                if !begins_with_user(index, table.column) {
+                    return;
+                }
+                self.add(conditions, pg_sys::INDEX_VAR, 1, table.collation);
+                match original {
+                    Some(original) => self.add(original, table.entry, table.column, table.collation),
+                    None => {
+                        let scan = &mut *plan.cast::<pg_sys::IndexOnlyScan>();
+                        self.add(&mut scan.recheckqual, pg_sys::INDEX_VAR, 1, table.collation);
+                    }
+                }
+            }
+        }
+    }
+    // SAFETY: a plan that was just made.
+    unsafe {
+        let mut tables = Vec::new();
+        for (place, entry) in nodes::<pg_sys::RangeTblEntry>((*statement).rtable).enumerate() {
+            if (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+                && let Some((column, collation)) = is_user_table((*entry).relid)
+            {
+                tables.push(Table { entry: place as i32 + 1, column, collation });
+            }
+        }
+        walk(statement, &mut Bind { function, tables });
+    }
+}
+
+/// Whether an index of a user table, by its OID, finds the entries of one user without meeting those of others.
+unsafe fn begins_with_user(index: pg_sys::Oid, column: i32) -> bool {
+    // SAFETY: the statement holds a lock on the table.
+    unsafe {
+        let rel = pg_sys::RelationIdGetRelation(index);
+        if rel.is_null() {
+            return false;
+        }
+        let found = is_sorted_by_user(rel, column);
+        pg_sys::RelationClose(rel);
+        found
+    }
+}
+
+unsafe fn is_sorted_by_user(index: pg_sys::Relation, column: i32) -> bool {
+    // SAFETY: an open index, whose first key column is always there.
+    unsafe {
+        i32::from(*(*(*index).rd_index).indkey.values.as_ptr()) == column && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+    }
+}
+
 /// Whether a statement is what its author has written, and not what rules have made of it.
 ///
 /// # Safety
@@ -556,12 +649,8 @@ unsafe extern "C-unwind" fn forget_counts(state: *mut pg_sys::PlanState, context
     }
 }
 
-/// Whether an index of a user table does not begin with the user.
+/// Whether a search of an index of a user table meets entries of several users.
 unsafe fn mixes_users(index: pg_sys::Relation) -> bool {
-    // SAFETY: an open index, whose first key column is always there.
-    unsafe {
-        let form = (*index).rd_index;
-        let first = i32::from(*(*form).indkey.values.as_ptr());
-        is_user_table((*form).indrelid).is_some_and(|(column, _)| column != first)
-    }
+    // SAFETY: an open index.
+    unsafe { is_user_table((*(*index).rd_index).indrelid).is_some_and(|(column, _)| !is_sorted_by_user(index, column)) }
 }

@@ -2,16 +2,22 @@
 //!
 //! ANALYZE keeps the commonest values of a column and bounds of the others, which whoever may read the table finds in pg_stats, and an
 //! operator of theirs in what the planner asks it. So it gets no rows of user tables. They are collected here instead, Postgres' own
-//! functions look at them, and what they find goes into pg_statistic without the values.
+//! functions look at them, and what they find goes into pg_statistic without the values. How different values are, and how their order
+//! follows that of the rows, is asked for the rows of single users: where those of several were compared, a user could find out about
+//! the values of another by changing the own ones. A statement reads the rows of one user, too.
 
 use std::ffi::{CStr, c_int};
+use std::ops::Range;
 
 use pgrx::{pg_guard, pg_sys};
 
 use crate::ffi::compat;
 use crate::ffi::memory::{in_context, in_new_context, new_context};
+use crate::ffi::pg_guard_ffi_boundary;
+use crate::tableam::slot::tid_of;
 
 use super::planner::nodes;
+use super::{text_bytes, user_column};
 
 /// Rows of a table as ANALYZE meets them, of which a bounded number is kept, each row with the same chance.
 ///
@@ -105,10 +111,12 @@ impl Sample {
                 return;
             }
             let total = (self.seen as f64 / f64::from(self.blocks.max(1)) * f64::from(blocks) + 0.5).floor();
+            let of_users = self.sort_by_user(rel);
             let catalog = pg_sys::table_open(pg_sys::StatisticRelationId, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
             in_new_context(c"kalamdb statistics of a column", |context| {
                 for column in columns(rel) {
-                    if let Some(shape) = begin(rel, column).and_then(|statistics| self.compute(rel, statistics, total)) {
+                    if let Some(mut shape) = self.compute(rel, column, 0..self.count, total) {
+                        self.compare(rel, column, &of_users, total, &mut shape);
                         write(catalog, (*rel).rd_id, column, &shape);
                     }
                     pg_sys::MemoryContextReset(context);
@@ -120,14 +128,75 @@ impl Sample {
         }
     }
 
-    /// Has Postgres look at a column, and takes what is no value.
-    unsafe fn compute(&self, rel: pg_sys::Relation, statistics: *mut pg_sys::VacAttrStats, total: f64) -> Option<Shape> {
-        // SAFETY: made by `begin`; the rows are as many as it says.
+    /// Puts the rows of each user together, in the order in which they are stored; returns the places of the rows of those users who have
+    /// the most.
+    unsafe fn sort_by_user(&self, rel: pg_sys::Relation) -> Vec<Range<usize>> {
+        /// Users whose rows are looked at.
+        const USERS_MAX: usize = 200;
+        // SAFETY: the rows fit the relation; the names live as long as they.
         unsafe {
-            (*statistics).rows = self.rows;
+            let rows = std::slice::from_raw_parts_mut(self.rows, self.count);
+            let user = |row: pg_sys::HeapTuple| {
+                let mut is_null = false;
+                let value = pg_sys::heap_getattr(row, user_column(rel), (*rel).rd_att, &mut is_null);
+                if is_null { &[][..] } else { text_bytes(value) }
+            };
+            in_context(self.memory, || rows.sort_by_cached_key(|row| (user(*row), tid_of(&(**row).t_self))));
+            let mut places = 0..0;
+            let groups = rows.chunk_by(|row, next| user(*row) == user(*next)).map(|group| {
+                places = places.end..places.end + group.len();
+                places.clone()
+            });
+            let mut groups: Vec<Range<usize>> = groups.collect();
+            groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+            groups.truncate(USERS_MAX);
+            groups
+        }
+    }
+
+    /// Says how different the values of a column are for each user, and how their order follows that of the rows.
+    unsafe fn compare(&self, rel: pg_sys::Relation, column: i16, of_users: &[Range<usize>], total: f64, shape: &mut Shape) {
+        /// From this share of the rows on, the number of different values grows with the rows.
+        const GROWING: f64 = 0.8;
+        let all = of_users.iter().map(Range::len).sum::<usize>() as f64;
+        let (mut values, mut rows, mut weighted) = (0.0, 0.0, 0.0);
+        let (mut correlation, mut correlated) = (0.0, 0.0);
+        let mut is_known = true;
+        shape.correlation = None;
+        for group in of_users {
+            let size = group.len() as f64;
+            let own = (size * total / self.count as f64).max(size).floor();
+            // SAFETY: the caller's.
+            let Some(found) = (unsafe { self.compute(rel, column, group.clone(), own) }) else { continue };
+            let distinct = f64::from(found.distinct);
+            let distinct = if distinct < 0.0 { -distinct * own } else { distinct };
+            // Nothing but nulls has no values; what cannot be compared has an unknown number.
+            is_known &= distinct > 0.0 || found.null_share >= 1.0;
+            (values, rows, weighted) = (values + distinct, rows + own, weighted + size * distinct);
+            if let Some((operator, collation, own)) = found.correlation.filter(|_| group.len() > 1) {
+                (correlation, correlated) = (correlation + size * f64::from(own), correlated + size);
+                shape.correlation = Some((operator, collation, (correlation / correlated) as f32));
+            }
+        }
+        // SAFETY: the caller's.
+        let stated = unsafe { stated_distinct((*rel).rd_id, column.into()) };
+        shape.distinct = match stated {
+            Some(stated) => stated,
+            None if !is_known || rows == 0.0 => 0.0,
+            None if values / rows >= GROWING => -(values / rows).min(1.0) as f32,
+            None => (weighted / all).max(1.0) as f32,
+        };
+    }
+
+    /// Has Postgres look at some rows of a column, out of a number of rows, and takes what is no value.
+    unsafe fn compute(&self, rel: pg_sys::Relation, column: i16, rows: Range<usize>, total: f64) -> Option<Shape> {
+        // SAFETY: the rows are there; Postgres' function raises errors, and may call a type's own.
+        unsafe {
+            let statistics = begin(rel, column)?;
+            (*statistics).rows = self.rows.add(rows.start);
             (*statistics).tupDesc = (*rel).rd_att;
             let compute = (*statistics).compute_stats?;
-            compute(statistics, Some(value_of), self.count as c_int, total);
+            pg_guard_ffi_boundary(|| compute(statistics, Some(value_of), rows.len() as c_int, total));
             if !(*statistics).stats_valid {
                 return None;
             }
@@ -137,7 +206,7 @@ impl Sample {
             Some(Shape {
                 null_share: (*statistics).stanullfrac,
                 width: (*statistics).stawidth,
-                distinct: stated_distinct((*rel).rd_id, (*statistics).tupattnum).unwrap_or((*statistics).stadistinct),
+                distinct: (*statistics).stadistinct,
                 correlation,
             })
         }

@@ -83,7 +83,10 @@ impl OldDescriptor {
         unsafe {
             let descriptor = pg_sys::CreateTemplateTupleDesc(columns.len() as i32);
             for (place, column) in columns.iter().enumerate() {
-                let form = &mut *(*descriptor).attrs.as_mut_ptr().add(place);
+                let form = (*descriptor).attrs.as_mut_ptr().add(place);
+                // Postgres leaves them as they were in memory. A tuple of fewer columns has NULL in the others, and no missing values.
+                form.write_bytes(0, 1);
+                let form = &mut *form;
                 form.attnum = (place + 1) as i16;
                 form.atttypid = column.type_oid;
                 form.atttypmod = column.modifier;

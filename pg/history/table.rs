@@ -165,7 +165,8 @@ unsafe fn each_tuple(
             pg_sys::ScanKeyInit(&mut keys[1], at, less, pg_sys::F_TIMESTAMPTZ_LT.into(), pg_sys::Datum::from(before));
             count = 2;
         }
-        let snapshot = pg_sys::GetTransactionSnapshot();
+        // What is erased is erased whatever the transaction's own snapshot shows.
+        let snapshot = if before.is_some() { pg_sys::GetLatestSnapshot() } else { pg_sys::GetTransactionSnapshot() };
         let snapshot = pg_sys::RegisterSnapshot(snapshot);
         let scan = pg_sys::systable_beginscan_ordered(table.table, table.index, snapshot, count, keys.as_mut_ptr());
         loop {

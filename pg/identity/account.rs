@@ -104,8 +104,9 @@ pub fn role_oid(name: &str) -> Option<pg_sys::Oid> {
 pub fn current_rank() -> Result<(Identity, Rank), SqlError> {
     let identity = current_identity()?;
     let rank = match identity.origin {
-        // SAFETY: a value of the process.
-        Origin::Role => role_rank(unsafe { pg_sys::GetOuterUserId() }),
+        // A function with its owner's rights gets no more of its caller's, nor its caller of the owner's.
+        // SAFETY: values of the process.
+        Origin::Role => unsafe { role_rank(pg_sys::GetOuterUserId()).min(role_rank(pg_sys::GetUserId())) },
         _ => active_account(&identity.name).map_or(Rank::User, |account| account.rank),
     };
     // Code that runs with the rights of a table's owner for somebody who has not called it may do no more than its owner.

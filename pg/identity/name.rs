@@ -18,11 +18,23 @@ pub fn check_user_name(name: &str) -> Result<(), &'static CStr> {
         Err(c"The name of a user has at most 255 bytes.")
     } else if name.chars().any(char::is_control) {
         Err(c"The name of a user has no control characters.")
+    } else if name.chars().any(is_invisible) {
+        Err(c"The name of a user has no characters that cannot be seen.")
     } else if name.trim() != name {
         Err(c"The name of a user neither begins nor ends with white space.")
     } else {
         Ok(())
     }
+}
+
+/// Whether a character leaves no trace, so that two names that differ by it look the same.
+fn is_invisible(character: char) -> bool {
+    use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+    !character.is_ascii()
+        && matches!(
+            character.general_category(),
+            GeneralCategory::Format | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator
+        )
 }
 
 /// A text that somebody gave as a name, cut to what a log has room for.

@@ -54,9 +54,15 @@ pub fn hash(password: &str) -> Result<String, SqlError> {
         .map_err(|error| kalamdb_engine::Error::internal(format!("a password could not be hashed: {error}")).into())
 }
 
-/// Whether a password fits a hash; without one it does not, after as much work.
+/// Whether a password fits a hash; without one it does not, after as much work. A hash of lower cost than hashes are made with now is
+/// followed by what it lacks: each step of the cost is as much work as all below it and one more.
 pub fn is_right(given: &str, hash: Option<&str>) -> bool {
-    let nobodys = format!("$2b${:02}${NOBODYS_HASH}", settings::bcrypt_cost());
-    let fits = bcrypt::verify(given, hash.unwrap_or(&nobodys)).unwrap_or(false);
+    let nobodys = |cost: u32| format!("$2b${cost:02}${NOBODYS_HASH}");
+    let cost = settings::bcrypt_cost();
+    let fits = bcrypt::verify(given, hash.unwrap_or(&nobodys(cost))).unwrap_or(false);
+    let own = hash.and_then(|hash| hash.get(4..6)?.parse::<u32>().ok()).unwrap_or(cost);
+    for missing in own..cost {
+        let _ = bcrypt::verify(given, &nobodys(missing));
+    }
     fits && hash.is_some() && given.len() <= LONGEST
 }

@@ -30,8 +30,13 @@ pub struct Claims {
     pub exp: i64,
     #[serde(default)]
     pub iat: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub aud: Option<serde_json::Value>,
+}
+
+/// A claim that is there, whatever it is; null too.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<serde_json::Value>, D::Error> {
+    serde_json::Value::deserialize(deserializer).map(Some)
 }
 
 /// Why a token was refused: for the audit log, and whether its bearer may know.
@@ -110,6 +115,9 @@ fn accept(claims: Claims) -> Result<Claims, Refusal> {
     // The library still takes a token in the second in which it ends.
     if claims.exp <= jsonwebtoken::get_current_timestamp() as i64 {
         return Err(Refusal { expired: true, ..Refusal::of(&claims.sub, "the token was refused: ExpiredSignature") });
+    }
+    if claims.aud.is_some() && settings::jwt_audience().is_none() {
+        return Err(Refusal::of(&claims.sub, "the token was refused: InvalidAudience"));
     }
     let Some(account) = active_account(&claims.sub) else {
         return Err(Refusal::of(&claims.sub, "unknown or dropped user"));

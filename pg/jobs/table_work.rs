@@ -14,6 +14,7 @@ use super::table::{self, NewJob};
 use crate::cold::{self, CompactOptions, FlushOptions};
 use crate::error::SqlError;
 use crate::ffi::catalog;
+use crate::ffi::interrupts::check_for_interrupts;
 use crate::ffi::sql::{query, text};
 use crate::history;
 use crate::settings;
@@ -21,6 +22,9 @@ use crate::tableam::stream;
 
 /// Seconds after which a table is flushed again whose flush left rows behind or failed, if it has no interval of its own.
 const REST_SECONDS: u32 = 60;
+
+/// How long a job that has given way stays away.
+const PAUSE_AFTER_YIELDING: Duration = Duration::from_millis(100);
 
 /// What was done.
 #[derive(Clone, Copy, Default)]
@@ -37,6 +41,18 @@ pub struct Done {
     pub yielded: bool,
     /// Whether the table is not there any more.
     pub gone: bool,
+}
+
+impl Done {
+    /// Adds what one more part did; how it ended is how all ends.
+    fn add(&mut self, part: &Done) {
+        self.rows += part.rows;
+        self.bytes += part.bytes;
+        self.segments += part.segments;
+        self.left_out = part.left_out;
+        self.yielded = part.yielded;
+        self.gone = part.gone;
+    }
 }
 
 /// Runs the job and says what it did.
@@ -109,7 +125,18 @@ fn work(me: Me, job: &Job, relation: pg_sys::Oid, progress: &mut Progress) -> Re
     if job.kind == Kind::Evict {
         return evict(me, relation);
     }
-    let done = if job.kind == Kind::Flush { flush(me, job, relation, progress) } else { run_inside(job, relation, progress) }?;
+    let mut done = Done::default();
+    loop {
+        let part =
+            if job.kind == Kind::Flush { flush(me, job, relation, progress) } else { run_inside(job, relation, progress) }?;
+        done.add(&part);
+        if !part.yielded || part.segments == 0 {
+            break;
+        }
+        // It came on, so it is no failure; whoever has waited goes first.
+        check_for_interrupts();
+        std::thread::sleep(PAUSE_AFTER_YIELDING);
+    }
     if done.yielded {
         return Err(SqlError::lock_not_available("the job gave way to a session that waits for a lock on the table")
             .with_detail(format!("It had written {} rows into {} segments by then.", done.rows, done.segments))

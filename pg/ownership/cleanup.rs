@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use kalamdb_engine::cold::SegmentRecord;
@@ -15,7 +16,7 @@ use pgrx::pg_sys;
 use serde_json::{Value, json};
 
 use super::{erase, export, user_tables};
-use crate::cold::segments_of;
+use crate::cold::{self, segments_of};
 use crate::error::{OrRaise, SqlError};
 use crate::ffi::catalog;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
@@ -139,6 +140,7 @@ pub fn run(progress: &mut Progress) -> Result<String, SqlError> {
             })?;
         }
         clean_tables(&work, progress)?;
+        end_segments(&work, progress)?;
         // Only when what was written anew is in the store, nothing is read from old segments and nothing stands in old files.
         transaction(c"KalamDB: rewriting the store", || rewrite_store(&work))?;
         let left = transaction(c"KalamDB: looking for segments", || Ok(segments_left(&work)))?;
@@ -164,6 +166,36 @@ fn clean_tables(work: &Work, progress: &mut Progress) -> Result<(), SqlError> {
         patiently(|| query(&format!("CLUSTER {table} USING {index}"), &[]))?;
     }
     Ok(())
+}
+
+/// Writes the segments of the users anew that have rows of theirs which came after the erasure.
+fn end_segments(work: &Work, progress: &mut Progress) -> Result<(), SqlError> {
+    let begun = Instant::now();
+    for table in &work.tables {
+        let is_noted = |record: &SegmentRecord| work.erasures.iter().any(|erasure| erasure.segments.contains(&place_of(record)));
+        loop {
+            let outcome = transaction(c"KalamDB: rewriting segments of erased users", || {
+                if !has_segments(table.oid) {
+                    return Ok(cold::Outcome::default());
+                }
+                cold::release_snapshot();
+                Ok(cold::rewrite_segments(table.oid, &is_noted, progress))
+            })?;
+            if !outcome.yielded || begun.elapsed() > PATIENCE {
+                break;
+            }
+            check_for_interrupts();
+            std::thread::sleep(PAUSE);
+        }
+    }
+    Ok(())
+}
+
+fn has_segments(table: pg_sys::Oid) -> bool {
+    let found = catalog::with_relation(table, |rel| {
+        Storage::find(rel).map(|storage| storage.descriptor.segments.load(Ordering::Acquire))
+    });
+    found.flatten().is_some_and(|segments| segments > 0)
 }
 
 /// Erases the users whose time is over.

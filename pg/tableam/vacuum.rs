@@ -130,7 +130,7 @@ unsafe fn run(
         let mut vacuum = Vacuum::prepare(rel, params, strategy);
         vacuum.only = only;
         if !vacuum.check_emergency() && vacuum.only.is_none() {
-            vacuum.unnamed = Unnamed::begin(&vacuum.storage, &vacuum.wait).or_raise();
+            vacuum.unnamed = Unnamed::begin(vacuum.rel, &vacuum.storage, &vacuum.wait).or_raise();
         }
         scan::scan(&mut vacuum);
         vacuum.end_indexes();

@@ -581,7 +581,10 @@ unsafe fn flatten(rel: pg_sys::Relation, tuple: pg_sys::HeapTuple, most: usize) 
         }
         let mut columns = Columns::of((*rel).rd_att, tuple);
         for column in 0..columns.values.len() {
-            if attribute((*rel).rd_att, column).length == -1
+            if (*(*(*rel).rd_att).attrs.as_ptr().add(column)).attisdropped {
+                // Nobody asks for it.
+                columns.nulls[column] = true;
+            } else if attribute((*rel).rd_att, column).length == -1
                 && let Some(value) = columns.address(column)
                 && is_external(value)
             {

@@ -127,18 +127,25 @@ pub unsafe fn prepare_alter(alter: &mut pg_sys::AlterTableStmt) {
             return;
         }
         let Some(table) = relation(alter.relation) else { return };
-        let own = user_table(alter.relation);
+        let is_own = user_table(alter.relation).is_some();
         // Commands are added on the way.
         let commands: Vec<_> = nodes::<pg_sys::AlterTableCmd>(alter.cmds).collect();
-        for command in commands {
+        let sets_method =
+            |command: &*mut pg_sys::AlterTableCmd| (**command).subtype == pg_sys::AlterTableType::AT_SetAccessMethod;
+        let method = commands.iter().copied().find(sets_method).map(|command| (*command).name.cast_const());
+        if let Some(method) = method {
+            prepare_method(alter, table, is_own, method);
+        }
+        // The others are about the table as it will be.
+        let stays = trees::is_partitioned_table(table);
+        let becomes = method.filter(|_| !stays).map_or(is_own, |method| makes_user_table(method));
+        for command in commands.into_iter().filter(|command| !sets_method(command)) {
             check_tree(&*command, table);
-            if (*command).subtype == pg_sys::AlterTableType::AT_SetAccessMethod {
-                prepare_method(alter, table, own.is_some(), (*command).name);
-                continue;
+            if is_own || becomes {
+                prepare_command(&mut *command, table, is_own, alter.relation);
             }
-            match own {
-                Some(_) => prepare_command(&mut *command, table, alter.relation),
-                None => check_other_table(&*command, table, name_of((*alter.relation).relname)),
+            if !becomes {
+                check_other_table(&*command, table, name_of((*alter.relation).relname));
             }
         }
     }
@@ -166,12 +173,13 @@ unsafe fn check_tree(command: &pg_sys::AlterTableCmd, table: pg_sys::Oid) {
 }
 
 /// Changes or refuses a command on a user table, or on one that is partitioned into some.
-unsafe fn prepare_command(command: &mut pg_sys::AlterTableCmd, table: pg_sys::Oid, range: *mut pg_sys::RangeVar) {
+unsafe fn prepare_command(command: &mut pg_sys::AlterTableCmd, table: pg_sys::Oid, is_own: bool, range: *mut pg_sys::RangeVar) {
     use pg_sys::AlterTableType::*;
     // SAFETY: a command of a parsed statement that may be changed.
     unsafe {
         let table_name = name_of((*range).relname);
-        let about_user = name_of(command.name) == USER_COLUMN;
+        // A table that becomes a user table gets its column ready.
+        let about_user = is_own && name_of(command.name) == USER_COLUMN;
         match command.subtype {
             AT_ColumnDefault if about_user && trees::is_partitioned_table(table) => {}
             AT_DropColumn | AT_AlterColumnType | AT_DropNotNull | AT_ColumnDefault | AT_DropIdentity if about_user => {
@@ -188,9 +196,7 @@ unsafe fn prepare_command(command: &mut pg_sys::AlterTableCmd, table: pg_sys::Oi
                     keys::prepare_constraint(&mut *constraint, range, Some(name), table_name);
                 }
             }
-            AT_AddOf => {
-                raise(unsupported("user tables cannot be typed tables").with_hint("The column \"_user_id\" is not the type's."))
-            }
+            AT_AddOf => raise(typed_table()),
             _ => {}
         }
     }
@@ -274,11 +280,32 @@ pub unsafe fn check_statistics(create: &pg_sys::CreateStatsStmt) {
     }
 }
 
-/// Keeps the column's name.
-pub unsafe fn check_rename(rename: &pg_sys::RenameStmt) {
+/// A table whose columns are those of a type, and change with it.
+#[cold]
+pub fn typed_table() -> SqlError {
+    unsupported("user tables cannot be typed tables").with_hint("The column \"_user_id\" is not the type's.")
+}
+
+/// Refuses the rule that would make a view of a table, whose rows of other users would be lost.
+pub unsafe fn check_rule(rule: &pg_sys::RuleStmt) {
     // SAFETY: a parsed statement.
     unsafe {
-        if rename.renameType != pg_sys::ObjectType::OBJECT_COLUMN || user_table(rename.relation).is_none() {
+        if rule.event == pg_sys::CmdType::CMD_SELECT && user_table(rule.relation).is_some() {
+            raise(
+                unsupported("a user table cannot become a view")
+                    .with_detail("A rule for SELECT makes a view of its table.")
+                    .with_hint("Use CREATE VIEW."),
+            );
+        }
+    }
+}
+
+/// Keeps the column's name. The columns of a table are also the attributes of its row type.
+pub unsafe fn check_rename(rename: &pg_sys::RenameStmt) {
+    use pg_sys::ObjectType::{OBJECT_ATTRIBUTE, OBJECT_COLUMN};
+    // SAFETY: a parsed statement.
+    unsafe {
+        if !matches!(rename.renameType, OBJECT_ATTRIBUTE | OBJECT_COLUMN) || user_table(rename.relation).is_none() {
             return;
         }
         if name_of(rename.subname) == USER_COLUMN {

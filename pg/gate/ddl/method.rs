@@ -7,11 +7,11 @@ use pgrx::pg_sys;
 use super::super::context::{User, user_of_session};
 use super::super::planner::nodes;
 use super::super::{USER_COLUMN, find_user_column, is_user_table};
-use super::columns::{complete, default_of_user};
+use super::columns::{complete, default_of_user, typed_table};
 use super::{name_of, trees, unsupported};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::catalog;
-use crate::ffi::sql::query_one;
+use crate::ffi::sql::{query_latest, text as row_text};
 use crate::history;
 use crate::tableam;
 
@@ -27,6 +27,9 @@ pub unsafe fn to_users(alter: &mut pg_sys::AlterTableStmt, method: *const std::f
             .map(|command| &mut *(*command).def.cast::<pg_sys::ColumnDef>())
             .find(|column| name_of(column.colname) == USER_COLUMN);
         let present = catalog::with_relation(table, |rel| {
+            if (*(*rel).rd_rel).reloftype != pg_sys::InvalidOid {
+                raise(typed_table());
+            }
             find_user_column((*rel).rd_att).map(|column| (*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1)).atthasdef)
         });
         match (present.flatten(), added) {
@@ -34,9 +37,9 @@ pub unsafe fn to_users(alter: &mut pg_sys::AlterTableStmt, method: *const std::f
             (None, Some(column)) => complete(column),
             (None, None) => raise(missing_column(&name)),
         }
+        check_commands(alter, &name);
         trees::check_foreign_keys(&[table], true);
-        check_statistics(table, &name);
-        forget_values(table);
+        trees::forget_statistics(&[table]);
         forget_deleted_rows(table, &name);
     }
 }
@@ -107,12 +110,12 @@ unsafe fn check_kind(table: pg_sys::Oid, name: &str, method: *const std::ffi::c_
         if pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_RELATION {
             raise(unsupported(format!("\"{name}\" cannot become a user table")).with_detail("It is not a table."));
         }
-        let is_alone = query_one(
+        let rows = query_latest(
             "SELECT (NOT EXISTS (SELECT FROM pg_catalog.pg_inherits
                  WHERE inhrelid OPERATOR(pg_catalog.=) $1::oid OR inhparent OPERATOR(pg_catalog.=) $1::oid))::text",
             &[Some(&table.to_u32().to_string())],
         );
-        if is_alone.as_deref() != Some("true") {
+        if rows.first().and_then(|row| row_text(row, 0)) != Some("true") {
             let change = if is_user_table(table).is_some() { "become a table of another kind" } else { "become a user table" };
             raise(
                 unsupported(format!("table \"{name}\" cannot {change} as part of a tree"))
@@ -120,6 +123,20 @@ unsafe fn check_kind(table: pg_sys::Oid, name: &str, method: *const std::ffi::c_
                         "Partitions of a table, and tables that inherit from each other, are all user tables or none is.",
                     )
                     .with_hint("Use ALTER TABLE ... DETACH PARTITION or NO INHERIT first."),
+            );
+        }
+    }
+}
+
+/// Refuses what would make the table part of a tree in the same statement, unseen by what is checked before.
+unsafe fn check_commands(alter: &pg_sys::AlterTableStmt, name: &str) {
+    use pg_sys::AlterTableType::{AT_AddInherit, AT_AddOf};
+    // SAFETY: commands of a parsed statement.
+    unsafe {
+        if nodes::<pg_sys::AlterTableCmd>(alter.cmds).any(|command| [AT_AddInherit, AT_AddOf].contains(&(*command).subtype)) {
+            raise(
+                unsupported(format!("table \"{name}\" cannot become a user table and part of a tree in one statement"))
+                    .with_hint("Use two statements."),
             );
         }
     }
@@ -155,21 +172,6 @@ unsafe fn complete_column(alter: &mut pg_sys::AlterTableStmt, has_default: bool)
     }
 }
 
-/// Refuses a table with statistics over several columns, as CREATE STATISTICS does.
-fn check_statistics(table: pg_sys::Oid, name: &str) {
-    let found = query_one(
-        "SELECT stxname::text FROM pg_catalog.pg_statistic_ext WHERE stxrelid OPERATOR(pg_catalog.=) $1::oid LIMIT 1",
-        &[Some(&table.to_u32().to_string())],
-    );
-    if let Some(statistics) = found {
-        raise(
-            unsupported(format!("table \"{name}\" with extended statistics cannot become a user table"))
-                .with_detail(format!("Statistics \"{statistics}\" keep values of rows of all users where others can read them."))
-                .with_hint("Use DROP STATISTICS first."),
-        );
-    }
-}
-
 /// Forgets deleted rows of the table, which do not say whose they are.
 fn forget_deleted_rows(table: pg_sys::Oid, name: &str) {
     if history::has_pending(table) {
@@ -180,16 +182,4 @@ fn forget_deleted_rows(table: pg_sys::Oid, name: &str) {
         );
     }
     catalog::as_superuser(|| history::erase(table, pg_sys::TimestampTz::MAX));
-}
-
-/// Takes values of the table's rows out of pg_statistic.
-unsafe fn forget_values(table: pg_sys::Oid) {
-    // SAFETY: the table is locked; nobody analyses it.
-    unsafe {
-        pg_sys::RemoveStatistics(table, 0);
-        let indexes = catalog::with_relation(table, |rel| pg_sys::RelationGetIndexList(rel)).unwrap_or(std::ptr::null_mut());
-        for place in 0..if indexes.is_null() { 0 } else { (*indexes).length } {
-            pg_sys::RemoveStatistics((*(*indexes).elements.add(place as usize)).oid_value, 0);
-        }
-    }
 }

@@ -9,7 +9,7 @@ use super::super::{find_user_column, is_user_table};
 use super::{is_partitioned_method, name_of, relation, unsupported};
 use crate::error::{SqlError, raise};
 use crate::ffi::catalog;
-use crate::ffi::sql::{query, text};
+use crate::ffi::sql::{query_latest, text};
 
 const HINT: &str = "Name an access method with USING: kalam_user for all partitions and children, or another one for all.";
 
@@ -85,6 +85,35 @@ pub fn check_join(parent: pg_sys::Oid, child: Option<pg_sys::Oid>, kind: Kind) {
     let mut tables = tables_of(root);
     tables.extend(child.into_iter().flat_map(tables_of));
     check_foreign_keys(&tables, becomes_user);
+    if becomes_user {
+        forget_statistics(&tables);
+    }
+}
+
+/// Takes the values of rows of all users out of the statistics of tables that become user tables, or partitioned into some; refuses
+/// tables with statistics over several columns, as CREATE STATISTICS does.
+pub fn forget_statistics(tables: &[pg_sys::Oid]) {
+    const EXTENDED: &str = "SELECT stxname::text, stxrelid::regclass::text FROM pg_catalog.pg_statistic_ext
+         WHERE stxrelid OPERATOR(pg_catalog.=) ANY ($1::oid[]) ORDER BY stxname LIMIT 1";
+    const KNOWN: &str = "SELECT DISTINCT starelid::text FROM pg_catalog.pg_statistic
+         WHERE starelid OPERATOR(pg_catalog.=) ANY ($1::oid[] || ARRAY(
+             SELECT indexrelid FROM pg_catalog.pg_index WHERE indrelid OPERATOR(pg_catalog.=) ANY ($1::oid[])))";
+    let numbers: Vec<String> = tables.iter().map(|oid| oid.to_u32().to_string()).collect();
+    let list = format!("{{{}}}", numbers.join(","));
+    if let Some(row) = query_latest(EXTENDED, &[Some(&list)]).first() {
+        let (statistics, table) = (text(row, 0).unwrap_or_default(), text(row, 1).unwrap_or_default());
+        raise(
+            unsupported(format!("table {table} with extended statistics cannot become a user table"))
+                .with_detail(format!("Statistics \"{statistics}\" keep values of rows of all users where others can read them."))
+                .with_hint("Use DROP STATISTICS first."),
+        );
+    }
+    // Whoever may not see the catalog's rows may still have them removed.
+    let known = catalog::as_superuser(|| query_latest(KNOWN, &[Some(&list)]));
+    for oid in known.iter().filter_map(|row| text(row, 0)?.parse::<u32>().ok()) {
+        // SAFETY: removes catalog rows in the open transaction.
+        unsafe { pg_sys::RemoveStatistics(oid.into(), 0) };
+    }
 }
 
 fn has_user_column(table: pg_sys::Oid) -> bool {
@@ -108,7 +137,7 @@ fn tables_of(root: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 }
 
 fn oids(statement: &str, argument: pg_sys::Oid) -> impl Iterator<Item = pg_sys::Oid> {
-    let rows = query(statement, &[Some(&argument.to_u32().to_string())]);
+    let rows = query_latest(statement, &[Some(&argument.to_u32().to_string())]);
     rows.into_iter().filter_map(|row| text(&row, 0)?.parse::<u32>().ok()).map(pg_sys::Oid::from)
 }
 
@@ -128,7 +157,7 @@ pub fn check_foreign_keys(tree: &[pg_sys::Oid], of_users: bool) {
          ORDER BY conname";
     let numbers: Vec<String> = tree.iter().map(|oid| oid.to_u32().to_string()).collect();
     let is_of_users = |oid: pg_sys::Oid| if tree.contains(&oid) { of_users } else { is_user_table(oid).is_some() };
-    for row in query(KEYS, &[Some(&format!("{{{}}}", numbers.join(",")))]) {
+    for row in query_latest(KEYS, &[Some(&format!("{{{}}}", numbers.join(",")))]) {
         let oid = |place| pg_sys::Oid::from(text(&row, place).and_then(|text| text.parse::<u32>().ok()).unwrap_or(0));
         let stays_within = is_of_users(oid(1)) && text(&row, 3) == Some("true");
         if is_of_users(oid(2)) && !stays_within {

@@ -9,7 +9,8 @@
 //! - A version that named it then and was there through the walk was found: versions do not move, and the walk looks at each page under
 //!   its latch. One that was removed meanwhile was dead to every snapshot, so nobody has the value's pointer from it.
 //! - Blocks that the walk leaves out are cold. A value that a cold block names has a stub, which lasts as long as the value, and flushes
-//!   are kept out by the table's lock: what has a stub counts as named.
+//!   are kept out by the table's lock: what has a stub counts as named. Values of dropped columns have none: a cold table with such columns is
+//!   not searched.
 //! - Whoever removed the last version and frees the value at the same time, finds each chunk freed or frees it, under its latch.
 
 use std::sync::atomic::Ordering;
@@ -32,6 +33,16 @@ const BYTES_MAX: usize = 64 << 20;
 /// Bytes of them in one question to the engine.
 const ASKED_BYTES: usize = 2048;
 
+/// Whether a column was dropped that may have had large values.
+fn has_dropped_values(rel: pg_sys::Relation) -> bool {
+    // SAFETY: an open relation has a descriptor with that many columns.
+    let columns = unsafe {
+        let descriptor = (*rel).rd_att;
+        std::slice::from_raw_parts((*descriptor).attrs.as_ptr(), (*descriptor).natts as usize)
+    };
+    columns.iter().any(|column| column.attisdropped && column.attlen == -1)
+}
+
 /// The values that were found to be named.
 pub struct Unnamed {
     /// A bit for each number.
@@ -46,8 +57,11 @@ impl Unnamed {
     ///
     /// # Errors
     /// Those of the engine.
-    pub fn begin(storage: &Storage, wait: &dyn Wait) -> Result<Option<Unnamed>> {
+    pub fn begin(rel: pg_sys::Relation, storage: &Storage, wait: &dyn Wait) -> Result<Option<Unnamed>> {
         let descriptor = storage.descriptor;
+        if descriptor.segments.load(Ordering::Acquire) > 0 && has_dropped_values(rel) {
+            return Ok(None);
+        }
         let next = descriptor.next_value.load(Ordering::Acquire);
         let bytes = (next as usize).div_ceil(8);
         let before = Lsn(storage.cache.header().first_lsn.load(Ordering::Acquire));

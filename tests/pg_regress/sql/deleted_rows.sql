@@ -130,6 +130,16 @@ SELECT count(*) FROM kalam.history('two');
 DROP OWNED BY deleted_rows_reader;
 DROP ROLE deleted_rows_reader;
 
+-- A row from before a column was added has nothing of it.
+CREATE TABLE grown (id int PRIMARY KEY, body text);
+INSERT INTO grown SELECT i, 'row ' || i FROM generate_series(1, 50) i;
+ALTER TABLE grown ADD first int, ADD second text DEFAULT 'fast';
+DELETE FROM grown;
+SELECT count(*), count(DISTINCT deleted_row) FROM kalam.history('grown');
+SELECT * FROM kalam.history_of(NULL::grown) WHERE id < 3 ORDER BY id;
+SELECT kalam.undelete('grown', 1);
+SELECT * FROM grown;
+
 -- The retention ends.
 CREATE FUNCTION erase(regclass, timestamptz, OUT rows bigint, OUT blocks bigint, OUT segments bigint, OUT left_out bigint, OUT gone bool)
     RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/kalamdb', 'erase_inline_wrapper';

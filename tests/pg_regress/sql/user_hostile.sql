@@ -135,7 +135,7 @@ DECLARE mine SCROLL CURSOR FOR SELECT id, _user_id FROM secret ORDER BY id;
 SET LOCAL kalam.user_id = 'victim';
 FETCH ALL FROM mine;
 FETCH FIRST FROM mine;
-UPDATE secret SET word = 'taken' WHERE CURRENT OF mine;
+SELECT public.outcome($$UPDATE secret SET word = 'taken' WHERE CURRENT OF mine$$) IN ('24000', 'XX000', 'ok 0', '22023') AS refused;
 ROLLBACK;
 SET plan_cache_mode = force_generic_plan;
 SET kalam.user_id = 'victim';
