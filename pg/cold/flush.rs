@@ -161,7 +161,10 @@ impl<'a> Flush<'a> {
             groups.entry(place.partition).or_default().push(block);
         }
         if least > 0 {
-            groups.retain(|_, blocks| blocks.pop().is_some() && (blocks.len() * PAGE_SIZE) as u64 >= least);
+            groups.retain(|_, blocks| (blocks.len() * PAGE_SIZE) as u64 >= least);
+            for blocks in groups.values_mut() {
+                blocks.pop();
+            }
         }
         groups
     }

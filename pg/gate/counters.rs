@@ -75,7 +75,8 @@ unsafe fn hide(index: pg_sys::Oid) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
-    if event == pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT {
+    use pg_sys::XactEvent::{XACT_EVENT_PARALLEL_PRE_COMMIT, XACT_EVENT_PRE_COMMIT};
+    if [XACT_EVENT_PRE_COMMIT, XACT_EVENT_PARALLEL_PRE_COMMIT].contains(&event) {
         // SAFETY: the transaction is still open.
         unsafe { tell_searches() };
     }
@@ -94,6 +95,7 @@ unsafe fn tell_searches() {
         unsafe {
             let rel = pg_sys::RelationIdGetRelation(index.into());
             if rel.is_null() {
+                HIDDEN.with_borrow_mut(|hidden| drop(hidden.remove(&index)));
                 continue;
             }
             let hidden = (*rel).pgstat_info;

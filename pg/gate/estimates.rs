@@ -60,6 +60,9 @@ unsafe extern "C-unwind" fn relation_info(
         }
         counters::hide_of_plan((*info).indexlist);
         let rel = pg_sys::RelationIdGetRelation(table);
+        if rel.is_null() {
+            return;
+        }
         let share = own_share(rel);
         pg_sys::RelationClose(rel);
         let Some(share) = share else { return };

@@ -373,11 +373,15 @@ unsafe fn walk_plan(plan: *mut pg_sys::Plan, visitor: &mut dyn Visitor) {
     }
 }
 
-/// The column that a condition of ours is about: range table entry and number.
+/// The column that a condition `_user_id = kalam.scan_user()` is about: range table entry and number.
 unsafe fn subject(node: *mut pg_sys::Node, function: pg_sys::Oid) -> Option<(u32, i32)> {
     // SAFETY: a node of an expression; the tags say which structs they are.
     unsafe {
         if node.is_null() || tag(node) != pg_sys::NodeTag::T_OpExpr {
+            return None;
+        }
+        // A query may compare with the function by another operator, which is a condition of its own.
+        if (*node.cast::<pg_sys::OpExpr>()).opno != pg_sys::Oid::from(pg_sys::TextEqualOperator) {
             return None;
         }
         let arguments: Vec<*mut pg_sys::Node> = nodes((*node.cast::<pg_sys::OpExpr>()).args).collect();

@@ -182,7 +182,7 @@ impl Sample {
         let stated = unsafe { stated_distinct((*rel).rd_id, column.into()) };
         shape.distinct = match stated {
             Some(stated) => stated,
-            None if !is_known || rows == 0.0 => 0.0,
+            None if !is_known || values == 0.0 => 0.0,
             None if values / rows >= GROWING => -(values / rows).min(1.0) as f32,
             None => (weighted / all).max(1.0) as f32,
         };

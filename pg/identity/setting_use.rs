@@ -51,7 +51,11 @@ pub extern "C-unwind" fn note() {
 
 fn note_user(role: u32, user: String, hour: i64) {
     let key = (role, user.clone());
-    if NOTED.with_borrow(|noted| noted.hours.get(&key) == Some(&hour)) || current_login().is_some() {
+    if NOTED.with_borrow(|noted| noted.hours.get(&key) == Some(&hour)) {
+        NOTED.with_borrow_mut(|noted| noted.last = (role, user, hour));
+        return;
+    }
+    if current_login().is_some() {
         return;
     }
     // A database without the extension has no user tables. Who acts for oneself acts for nobody else.

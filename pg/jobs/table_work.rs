@@ -222,7 +222,7 @@ fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
     if again
         && let Some(storage) = storage
         // The indexes are read as a whole each time: where that takes long it comes seldom.
-        && let pause = u32::try_from(begun.elapsed().as_secs() * PAUSE_PER_EVICTION).unwrap_or(u32::MAX)
+        && let pause = u32::try_from((begun.elapsed().as_millis() as u64 * PAUSE_PER_EVICTION).div_ceil(1000)).unwrap_or(u32::MAX)
         && let FlushNews::DueAt(at) =
             storage.flush.try_again_after(settings::stream_eviction_interval().max(pause), process::now())
     {

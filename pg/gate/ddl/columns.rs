@@ -177,7 +177,6 @@ unsafe fn prepare_command(command: &mut pg_sys::AlterTableCmd, table: pg_sys::Oi
     use pg_sys::AlterTableType::*;
     // SAFETY: a command of a parsed statement that may be changed.
     unsafe {
-        let table_name = name_of((*range).relname);
         // A table that becomes a user table gets its column ready.
         let about_user = is_own && name_of(command.name) == USER_COLUMN;
         match command.subtype {
@@ -188,12 +187,12 @@ unsafe fn prepare_command(command: &mut pg_sys::AlterTableCmd, table: pg_sys::Oi
                         .with_hint("It says whose a row is. Use a kalam_shared table if rows belong to nobody."),
                 );
             }
-            AT_AddConstraint => keys::prepare_constraint(&mut *command.def.cast(), range, None, table_name),
+            AT_AddConstraint => keys::prepare_constraint(&mut *command.def.cast(), range, None),
             AT_AddColumn => {
                 let column = &mut *command.def.cast::<pg_sys::ColumnDef>();
                 let name = name_of(column.colname);
                 for constraint in nodes::<pg_sys::Constraint>(column.constraints) {
-                    keys::prepare_constraint(&mut *constraint, range, Some(name), table_name);
+                    keys::prepare_constraint(&mut *constraint, range, Some(name));
                 }
             }
             AT_AddOf => raise(typed_table()),
@@ -246,7 +245,7 @@ unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, table: pg_sys::Oid,
             return;
         }
         if trees::may_become_user_tree(table) {
-            keys::check_foreign_key(constraint, column, table_name);
+            keys::check_foreign_key(constraint, column, Some(table));
         } else {
             keys::refuse_foreign_key(constraint, table_name);
         }

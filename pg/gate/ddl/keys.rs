@@ -6,8 +6,9 @@ use pgrx::pg_sys;
 
 use super::super::USER_COLUMN;
 use super::super::planner::nodes;
-use super::{name_of, referred_user_table, text, unsupported, user_table};
+use super::{name_of, referred_user_table, relation, text, unsupported, user_table};
 use crate::error::{SqlError, raise};
+use crate::ffi::catalog;
 
 unsafe fn index_column() -> *mut pg_sys::IndexElem {
     // SAFETY: a node of zeroes, with its tag; zero is the default order.
@@ -91,12 +92,7 @@ unsafe fn choose_name(index: &pg_sys::IndexStmt, table: pg_sys::Oid) -> *mut std
 }
 
 /// Makes a key that ALTER TABLE adds begin with the column.
-pub unsafe fn prepare_constraint(
-    constraint: &mut pg_sys::Constraint,
-    table: *mut pg_sys::RangeVar,
-    column: Option<&CStr>,
-    table_name: &CStr,
-) {
+pub unsafe fn prepare_constraint(constraint: &mut pg_sys::Constraint, table: *mut pg_sys::RangeVar, column: Option<&CStr>) {
     use pg_sys::ConstrType::*;
     // SAFETY: a parsed statement that may be changed.
     unsafe {
@@ -128,7 +124,7 @@ pub unsafe fn prepare_constraint(
                     constraint.exclusions = pg_sys::lcons(pair.cast(), constraint.exclusions);
                 }
             }
-            _ => check_foreign_key(constraint, column, table_name),
+            _ => check_foreign_key(constraint, column, relation(table)),
         }
     }
 }
@@ -150,13 +146,14 @@ unsafe fn string<'n>(node: *mut pg_sys::Node) -> &'n CStr {
 }
 
 /// Refuses a foreign key of a user table that refers to a user table and could leave the user's rows.
-pub unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, column: Option<&CStr>, table_name: &CStr) {
+pub unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, column: Option<&CStr>, table: Option<pg_sys::Oid>) {
     // SAFETY: a parsed statement.
     unsafe {
         if constraint.contype != pg_sys::ConstrType::CONSTR_FOREIGN {
             return;
         }
-        let to_itself = (*constraint.pktable).schemaname.is_null() && name_of((*constraint.pktable).relname) == table_name;
+        // A table that becomes a user table is none yet.
+        let to_itself = table.is_some() && relation(constraint.pktable) == table;
         if referred_user_table(constraint.pktable).is_none() && !to_itself {
             return;
         }
@@ -196,15 +193,31 @@ pub unsafe fn refuse_foreign_key(constraint: &pg_sys::Constraint, table_name: &C
     )
 }
 
+/// The index by which a table was clustered last, or is to be.
+unsafe fn clustered_index(table: pg_sys::Oid) -> pg_sys::Oid {
+    let found = catalog::with_relation(table, |rel| {
+        // SAFETY: an open relation; the list is a copy.
+        unsafe {
+            let indexes = pg_sys::RelationGetIndexList(rel);
+            let count = if indexes.is_null() { 0 } else { (*indexes).length as usize };
+            (0..count)
+                .map(|place| (*(*indexes).elements.add(place)).oid_value)
+                .find(|index| pg_sys::get_index_isclustered(*index))
+        }
+    });
+    found.flatten().unwrap_or(pg_sys::InvalidOid)
+}
+
 /// Refuses to cluster a user table by an index in which users are mixed.
 pub unsafe fn check_cluster(cluster: &pg_sys::ClusterStmt) {
     // SAFETY: a parsed statement.
     unsafe {
         let Some(table) = user_table(cluster.relation) else { return };
-        if cluster.indexname.is_null() {
-            return;
-        }
-        let index = pg_sys::get_relname_relid(cluster.indexname, pg_sys::get_rel_namespace(table));
+        let index = if cluster.indexname.is_null() {
+            clustered_index(table)
+        } else {
+            pg_sys::get_relname_relid(cluster.indexname, pg_sys::get_rel_namespace(table))
+        };
         if index == pg_sys::InvalidOid {
             return;
         }

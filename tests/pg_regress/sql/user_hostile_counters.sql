@@ -113,6 +113,26 @@ ALTER TABLE computed SET ACCESS METHOD kalam_user;
 CREATE UNIQUE INDEX blurred ON secret (_user_id COLLATE "C", id);
 ALTER TABLE secret ADD CONSTRAINT apart EXCLUDE USING gist (_user_id WITH <>, id WITH =);
 
+-- What is compared with the scan's user otherwise than by = is a condition like others.
+CREATE TABLE compared (id int) USING kalam_user;
+INSERT INTO compared VALUES (1), (2);
+SELECT count(*) FROM compared WHERE _user_id <> kalam.scan_user();
+DELETE FROM compared WHERE _user_id > kalam.scan_user();
+SELECT count(*) FROM compared WHERE _user_id >= kalam.scan_user();
+
+-- A foreign key refers to the table that the name means.
+CREATE TABLE public.regress_named (id int PRIMARY KEY) USING heap;
+CREATE TABLE regress_named (id int PRIMARY KEY, other int) USING kalam_user;
+ALTER TABLE regress_named ADD FOREIGN KEY (other) REFERENCES public.regress_named (id);
+SET search_path = public, user_counters;
+ALTER TABLE user_counters.regress_named ADD FOREIGN KEY (other) REFERENCES regress_named (id);
+SET search_path = user_counters, public;
+ALTER TABLE regress_named ADD FOREIGN KEY (other) REFERENCES regress_named (id);
+
+-- Clustering by an index in which users are mixed.
+ALTER TABLE secret CLUSTER ON by_amount;
+CLUSTER secret;
+
 -- A cursor that is rewound goes on as the user who opened it.
 SET kalam.user_id = 'victim';
 BEGIN;
@@ -134,4 +154,5 @@ RESET kalam.user_id;
 SET client_min_messages = warning;
 DROP SCHEMA user_counters CASCADE;
 DROP EXTENSION btree_gist;
+DROP TABLE public.regress_named;
 DROP ROLE regress_counters_eve;

@@ -19,7 +19,7 @@ CREATE FUNCTION known(of regclass, OUT columns bigint, OUT with_values bigint) L
     FROM pg_statistic WHERE starelid = of OR starelid IN (SELECT indexrelid FROM pg_index WHERE indrelid = of)
 $$;
 
-CREATE TABLE message (id bigint PRIMARY KEY, kind text, tags text[], span int4range, document tsvector, place point, note text)
+CREATE TABLE message (id bigint PRIMARY KEY, kind text, tags text[], nothing int, span int4range, document tsvector, place point, note text)
     USING kalam_user WITH (autovacuum_enabled = off);
 CREATE INDEX by_kind ON message (lower(kind));
 CREATE INDEX by_tags ON message USING gin (tags);
