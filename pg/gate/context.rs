@@ -210,18 +210,27 @@ fn sees_everybody() -> bool {
 /// # Errors
 /// 55000.
 pub fn require_prepared() -> Result<(), SqlError> {
-    // SAFETY: plain values of the process; the portal that runs at the moment, if one does, has its statements in a list.
-    let copies = || unsafe {
-        let portal = pg_sys::ActivePortal;
-        !portal.is_null()
-            && planner::nodes::<pg_sys::PlannedStmt>((*portal).stmts).any(|statement| {
-                let utility = (*statement).utilityStmt;
-                !utility.is_null() && (*utility).type_ == pg_sys::NodeTag::T_CopyStmt
-            })
-    };
-    // SAFETY: as above.
-    if HOOKED.get() || unsafe { pg_sys::ParallelWorkerNumber >= 0 || pg_sys::IsLogicalWorker() } || copies() {
+    // SAFETY: plain values of the process.
+    if HOOKED.get() || unsafe { pg_sys::ParallelWorkerNumber >= 0 || pg_sys::IsLogicalWorker() } {
         return Ok(());
+    }
+    // SAFETY: the portal that runs at the moment, if one does, has its statements in a list.
+    let running = unsafe {
+        let portal = pg_sys::ActivePortal;
+        let list = if portal.is_null() { std::ptr::null_mut() } else { (*portal).stmts };
+        planner::nodes::<pg_sys::PlannedStmt>(list)
+            .map(|statement| (*statement).utilityStmt)
+            .find(|utility| !utility.is_null())
+            .map(|utility| (*utility).type_)
+    };
+    match running {
+        Some(pg_sys::NodeTag::T_CopyStmt) => return Ok(()),
+        // No event tells of them.
+        Some(pg_sys::NodeTag::T_ReindexStmt | pg_sys::NodeTag::T_ClusterStmt | pg_sys::NodeTag::T_VacuumStmt) => {
+            work_on_whole_tables();
+            return Ok(());
+        }
+        _ => {}
     }
     Err(SqlError::prerequisite("the statement cannot be the first one of a session that is about user tables")
         .with_detail("The event trigger \"kalam_user_tables\", which prepares such statements, did not run.")

@@ -3,7 +3,7 @@
 //! Postgres counts the entries that a search of an index meets, also those that lead to rows of other users, and functions show the
 //! counters to everybody. So it counts these indexes where nobody looks; what reaches the statistics is how often they were searched.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use pgrx::{pg_guard, pg_sys};
 
@@ -30,16 +30,40 @@ pub unsafe fn hide_of_statement(entries: *mut pg_sys::List) {
     unsafe {
         for table in relations(entries).filter(|table| super::is_user_table(*table).is_some()) {
             let rel = pg_sys::RelationIdGetRelation(table);
-            if rel.is_null() {
-                continue;
+            if !rel.is_null() {
+                hide_of_table(rel);
+                pg_sys::RelationClose(rel);
             }
-            let indexes = pg_sys::RelationGetIndexList(rel);
-            for place in 0..if indexes.is_null() { 0 } else { (*indexes).length as usize } {
-                hide((*(*indexes).elements.add(place)).oid_value);
-            }
-            pg_sys::list_free(indexes);
-            pg_sys::RelationClose(rel);
         }
+    }
+}
+
+/// Hides the counters of the indexes of a table that gets a row outside of a query: COPY.
+///
+/// # Safety
+/// An open user table.
+pub unsafe fn hide_of_copy(rel: pg_sys::Relation) {
+    thread_local! {
+        /// The table and the statement, by its start, that were seen last.
+        static LAST: Cell<(u32, i64)> = const { Cell::new((0, 0)) };
+    }
+    // SAFETY: the caller's; a value of the process.
+    unsafe {
+        let seen = ((*rel).rd_id.to_u32(), pg_sys::GetCurrentStatementStartTimestamp());
+        if LAST.replace(seen) != seen {
+            hide_of_table(rel);
+        }
+    }
+}
+
+unsafe fn hide_of_table(rel: pg_sys::Relation) {
+    // SAFETY: an open user table; the list is a copy.
+    unsafe {
+        let indexes = pg_sys::RelationGetIndexList(rel);
+        for place in 0..if indexes.is_null() { 0 } else { (*indexes).length as usize } {
+            hide((*(*indexes).elements.add(place)).oid_value);
+        }
+        pg_sys::list_free(indexes);
     }
 }
 
@@ -58,6 +82,10 @@ unsafe fn hide(index: pg_sys::Oid) {
         let rel = pg_sys::RelationIdGetRelation(index);
         if rel.is_null() {
             return;
+        }
+        if !(*rel).pgstat_enabled {
+            // Nobody has opened it since its description was made.
+            pg_sys::pgstat_init_relation(rel);
         }
         if (*rel).pgstat_enabled {
             HIDDEN.with_borrow_mut(|hidden| {

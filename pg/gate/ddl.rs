@@ -216,7 +216,15 @@ unsafe fn referred_user_table(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oi
     // SAFETY: a parsed name.
     unsafe {
         let table = pg_sys::RangeVarGetRelidExtended(range, lock, flags, None, std::ptr::null_mut());
-        if table == pg_sys::InvalidOid { None } else { as_user_table(table) }
+        if table == pg_sys::InvalidOid {
+            return None;
+        }
+        let found = as_user_table(table);
+        if found.is_none() {
+            // Whoever has the statement's own table waits for this one perhaps.
+            pg_sys::UnlockRelationOid(table, lock);
+        }
+        found
     }
 }
 

@@ -272,6 +272,10 @@ pub unsafe fn partition_of_row(
     if !is_partitioned(rel) {
         return 0;
     }
+    if !in_query() {
+        // SAFETY: the caller's.
+        unsafe { counters::hide_of_copy(rel) };
+    }
     // SAFETY: the caller's.
     let owner = unsafe { user_of_slot(rel, slot) };
     match context::user_in(rel).or_raise() {

@@ -481,7 +481,7 @@ unsafe fn bind_searches(statement: *mut pg_sys::PlannedStmt, function: pg_sys::O
                     _ => return,
                 };
                 let Some(table) = self.tables.iter().find(|table| table.entry == entry as i32) else { return };
-                if !begins_with_user(index, table.column) {
+                if !begins_with_user(index, table.column, table.collation) {
                     return;
                 }
                 self.add(conditions, pg_sys::INDEX_VAR, 1, table.collation);
@@ -510,23 +510,27 @@ unsafe fn bind_searches(statement: *mut pg_sys::PlannedStmt, function: pg_sys::O
 }
 
 /// Whether an index of a user table, by its OID, finds the entries of one user without meeting those of others.
-unsafe fn begins_with_user(index: pg_sys::Oid, column: i32) -> bool {
+unsafe fn begins_with_user(index: pg_sys::Oid, column: i32, collation: pg_sys::Oid) -> bool {
     // SAFETY: the statement holds a lock on the table.
     unsafe {
         let rel = pg_sys::RelationIdGetRelation(index);
         if rel.is_null() {
             return false;
         }
-        let found = is_sorted_by_user(rel, column);
+        let found = is_sorted_by_user(rel, column, collation);
         pg_sys::RelationClose(rel);
         found
     }
 }
 
-unsafe fn is_sorted_by_user(index: pg_sys::Relation, column: i32) -> bool {
+/// Whether the entries of an index are in the order of the users as the column has it: what is searched by one order is not found in
+/// another.
+unsafe fn is_sorted_by_user(index: pg_sys::Relation, column: i32, collation: pg_sys::Oid) -> bool {
     // SAFETY: an open index, whose first key column is always there.
     unsafe {
-        i32::from(*(*(*index).rd_index).indkey.values.as_ptr()) == column && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+        i32::from(*(*(*index).rd_index).indkey.values.as_ptr()) == column
+            && *(*index).rd_indcollation == collation
+            && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
     }
 }
 
@@ -656,5 +660,8 @@ unsafe extern "C-unwind" fn forget_counts(state: *mut pg_sys::PlanState, context
 /// Whether a search of an index of a user table meets entries of several users.
 unsafe fn mixes_users(index: pg_sys::Relation) -> bool {
     // SAFETY: an open index.
-    unsafe { is_user_table((*(*index).rd_index).indrelid).is_some_and(|(column, _)| !is_sorted_by_user(index, column)) }
+    unsafe {
+        is_user_table((*(*index).rd_index).indrelid)
+            .is_some_and(|(column, collation)| !is_sorted_by_user(index, column, collation))
+    }
 }

@@ -132,7 +132,11 @@ pub unsafe fn prepare_alter(alter: &mut pg_sys::AlterTableStmt) {
         let commands: Vec<_> = nodes::<pg_sys::AlterTableCmd>(alter.cmds).collect();
         let sets_method =
             |command: &*mut pg_sys::AlterTableCmd| (**command).subtype == pg_sys::AlterTableType::AT_SetAccessMethod;
-        let method = commands.iter().copied().find(sets_method).map(|command| (*command).name.cast_const());
+        let methods: Vec<_> = commands.iter().copied().filter(sets_method).map(|command| (*command).name.cast_const()).collect();
+        if methods.len() > 1 && (is_own || methods.iter().any(|method| makes_user_table(*method))) {
+            raise(unsupported("cannot have multiple SET ACCESS METHOD subcommands").with_hint("Use a statement for each."));
+        }
+        let method = methods.first().copied();
         if let Some(method) = method {
             prepare_method(alter, table, is_own, method);
         }

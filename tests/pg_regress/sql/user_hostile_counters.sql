@@ -129,6 +129,45 @@ ALTER TABLE user_counters.regress_named ADD FOREIGN KEY (other) REFERENCES regre
 SET search_path = user_counters, public;
 ALTER TABLE regress_named ADD FOREIGN KEY (other) REFERENCES regress_named (id);
 
+-- Only one change of the access method at a time is checked.
+ALTER TABLE own SET ACCESS METHOD kalam_user, SET ACCESS METHOD heap;
+ALTER TABLE heap_parent SET ACCESS METHOD heap, SET ACCESS METHOD kalam_user;
+
+-- An index in another order of the users is searched as the planner has it.
+CREATE TABLE ordered (id int, v int) USING kalam_user;
+CREATE INDEX by_icu_order ON ordered (_user_id COLLATE "en-x-icu", v);
+INSERT INTO ordered SELECT i, i FROM generate_series(1, 100) i;
+SET kalam.user_id = 'Zed';
+INSERT INTO ordered SELECT i, i FROM generate_series(1, 100) i;
+SET kalam.user_id = 'amy';
+INSERT INTO ordered SELECT i, i FROM generate_series(1, 100) i;
+SET enable_seqscan = off;
+SET kalam.user_id = 'Zed';
+SELECT count(*) FROM ordered WHERE v = 3;
+SELECT count(*) FROM (SELECT v FROM ordered ORDER BY _user_id COLLATE "en-x-icu", v LIMIT 5) s;
+RESET enable_seqscan;
+RESET kalam.user_id;
+
+-- What INSERT and COPY meet in indexes, as the first statement of a session that plans no search.
+\c -
+SET search_path = user_counters, public;
+SET ROLE regress_counters_eve;
+BEGIN;
+INSERT INTO secret VALUES (2, 'Tr0ub4dor 5', 1);
+SELECT pg_stat_get_xact_blocks_fetched('by_hash'::regclass) + pg_stat_get_xact_blocks_fetched('by_word'::regclass) AS met;
+ROLLBACK;
+\c -
+SET search_path = user_counters, public;
+SET ROLE regress_counters_eve;
+BEGIN;
+COPY secret (id, word, amount) FROM stdin;
+2	Tr0ub4dor 5	1
+\.
+SELECT pg_stat_get_xact_blocks_fetched('by_hash'::regclass) + pg_stat_get_xact_blocks_fetched('by_word'::regclass) AS met;
+ROLLBACK;
+RESET ROLE;
+\set VERBOSITY terse
+
 -- Clustering by an index in which users are mixed.
 ALTER TABLE secret CLUSTER ON by_amount;
 CLUSTER secret;
