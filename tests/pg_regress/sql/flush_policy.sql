@@ -43,6 +43,19 @@ DELETE FROM by_rows WHERE id > 500;
 SELECT next_flush('by_rows', 1);
 SELECT count(*), bool_and(v = noise(id, 20)) FROM by_rows;
 
+-- Users with few rows stay hot, whoever has many rows keeps the latest page; who asks for a flush gets everything.
+CREATE TABLE by_user (id int PRIMARY KEY, v text) USING kalam_user WITH (kalam.flush_policy = 'rows:1000');
+SET row_security = off;
+INSERT INTO by_user (id, v, _user_id)
+SELECT i, noise(i, 900), CASE WHEN i <= 300 THEN 'large' ELSE 'small ' || i % 20 END FROM generate_series(1, 1000) i;
+SELECT next_flush('by_user');
+SELECT count(*) FROM kalam.table_segments('by_user') WHERE user_id <> 'large';
+SELECT coalesce(sum(rows), 0) < 300 AS latest_is_hot FROM kalam.table_segments('by_user');
+CALL flush('by_user');
+SELECT count(DISTINCT user_id) AS users, sum(rows) FROM kalam.table_segments('by_user');
+SELECT count(*), bool_and(v = noise(id, 900)) FROM by_user;
+RESET row_security;
+
 -- By time, from the first changed row on.
 CREATE TABLE by_time (id int) WITH (kalam.flush_interval = 1, kalam.flush_policy = 'interval:1');
 INSERT INTO by_time VALUES (1);
