@@ -77,9 +77,10 @@ SELECT body FROM m WHERE id = 5001;
 
 -- The next flush and a compaction: what changed goes back, outdated copies go.
 CALL flush('m');
-SELECT cold_share('m'), count(*) > 1 AS several FROM kalam.segments WHERE tablename = 'm' AND schemaname = 'cold_rows';
+SELECT cold_share('m') FROM kalam.segments WHERE tablename = 'm' AND schemaname = 'cold_rows' LIMIT 1;
 SELECT count(*), sum(id), sum(topic), count(DISTINCT id) FROM m;
-SELECT segments FROM compact('m');
+-- A job may have done it already.
+SELECT segments <= 1 AS compacted FROM compact('m');
 SELECT count(*), bool_and(rows = live_rows) AS nothing_outdated FROM kalam.segments
 WHERE tablename = 'm' AND schemaname = 'cold_rows' AND state <> 'unused';
 SELECT count(*), sum(id), sum(topic), count(DISTINCT id) FROM m;
