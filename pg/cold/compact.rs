@@ -45,11 +45,21 @@ impl Default for CompactOptions {
 
 /// Merges small segments of a table and writes those anew of which much is outdated.
 pub fn compact_relation(relation: pg_sys::Oid, options: &CompactOptions, progress: &mut dyn Progress) -> Outcome {
-    let Some(table) = Table::open(relation, options.flush.lock_patience) else {
+    rewrite_chosen(relation, &options.flush, |table| choose(&table.storage, &table.client(), options), progress)
+}
+
+/// Writes the segments of a table anew that are chosen, by partition.
+fn rewrite_chosen(
+    relation: pg_sys::Oid,
+    options: &FlushOptions,
+    choose: impl FnOnce(&Table) -> BTreeMap<u32, Vec<u64>>,
+    progress: &mut dyn Progress,
+) -> Outcome {
+    let Some(table) = Table::open(relation, options.lock_patience) else {
         return Outcome { gone: true, ..Outcome::default() };
     };
-    let chosen = choose(&table.storage, &table.client(), options);
-    let outcome = Compaction::new(&table, &options.flush, progress).run(&chosen);
+    let chosen = choose(&table);
+    let outcome = Compaction::new(&table, options, progress).run(&chosen);
     table.close();
     outcome
 }
@@ -85,17 +95,14 @@ pub fn rewrite_segments(
     is_wanted: &dyn Fn(&SegmentRecord) -> bool,
     progress: &mut dyn Progress,
 ) -> Outcome {
-    let options = FlushOptions::of_table(relation);
-    let Some(table) = Table::open(relation, options.lock_patience) else {
-        return Outcome { gone: true, ..Outcome::default() };
+    let choose = |table: &Table| {
+        let mut chosen: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        for record in segments_of(&table.storage, &table.client()).0.into_iter().filter(is_wanted) {
+            chosen.entry(record.partition).or_default().push(record.segment);
+        }
+        chosen
     };
-    let mut chosen: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-    for record in segments_of(&table.storage, &table.client()).0.into_iter().filter(is_wanted) {
-        chosen.entry(record.partition).or_default().push(record.segment);
-    }
-    let outcome = Compaction::new(&table, &options, progress).run(&chosen);
-    table.close();
-    outcome
+    rewrite_chosen(relation, &FlushOptions::of_table(relation), choose, progress)
 }
 
 /// Every segment of a storage, and how much of it is still read.

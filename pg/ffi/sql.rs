@@ -13,13 +13,7 @@ pub type Row = Vec<Option<String>>;
 /// Runs a statement whose parameters and columns are texts.
 pub fn query(statement: &str, arguments: &[Option<&str>]) -> Vec<Row> {
     let arguments: Vec<DatumWithOid> = arguments.iter().map(|text| DatumWithOid::from(*text)).collect();
-    Spi::connect_mut(|client| {
-        let table = client.update(statement, None, &arguments)?;
-        let columns = if table.is_empty() { 0 } else { table.columns().unwrap_or(0) };
-        table.map(|row| (1..=columns).map(|column| row.get::<String>(column)).collect()).collect::<pgrx::spi::Result<Vec<Row>>>()
-    })
-    .map_err(SqlError::from_spi)
-    .or_raise()
+    Spi::connect_mut(|client| rows_of(client.update(statement, None, &arguments)?)).map_err(SqlError::from_spi).or_raise()
 }
 
 /// Runs a query on what is committed now, or changed by earlier commands of the transaction, whatever its own snapshot shows: what
@@ -28,16 +22,15 @@ pub fn query_latest(statement: &str, arguments: &[Option<&str>]) -> Vec<Row> {
     let arguments: Vec<DatumWithOid> = arguments.iter().map(|text| DatumWithOid::from(*text)).collect();
     // SAFETY: pushed and popped here; an ERROR in between ends the subtransaction at least, which pops it.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
-    let rows = Spi::connect(|client| {
-        let table = client.select(statement, None, &arguments)?;
-        let columns = if table.is_empty() { 0 } else { table.columns().unwrap_or(0) };
-        table.map(|row| (1..=columns).map(|column| row.get::<String>(column)).collect()).collect::<pgrx::spi::Result<Vec<Row>>>()
-    })
-    .map_err(SqlError::from_spi)
-    .or_raise();
+    let rows = Spi::connect(|client| rows_of(client.select(statement, None, &arguments)?)).map_err(SqlError::from_spi).or_raise();
     // SAFETY: see above.
     unsafe { pg_sys::PopActiveSnapshot() };
     rows
+}
+
+fn rows_of(table: pgrx::spi::SpiTupleTable<'_>) -> pgrx::spi::Result<Vec<Row>> {
+    let columns = if table.is_empty() { 0 } else { table.columns().unwrap_or(0) };
+    table.map(|row| (1..=columns).map(|column| row.get::<String>(column)).collect()).collect()
 }
 
 /// The one text that a statement gives.

@@ -140,11 +140,13 @@ pub fn user() -> Result<User, SqlError> {
     match CURRENT.get().place {
         Place::Maintenance => Ok(User::All),
         Place::Session => user_of_session(),
-        Place::Query(query) => {
-            let captured = QUERIES.with_borrow(|queries| queries.get(&query).map(|captured| captured.user.clone()));
-            captured.unwrap_or_else(user_of_session)
-        }
+        Place::Query(query) => captured_user(query).unwrap_or_else(user_of_session),
     }
+}
+
+/// For whom a query was started, by the address of its descriptor, if that was noted.
+fn captured_user(query: usize) -> Option<Result<User, SqlError>> {
+    QUERIES.with_borrow(|queries| queries.get(&query).map(|captured| captured.user.clone()))
 }
 
 /// For whom the scan acts that asks while it begins or begins anew.
@@ -159,8 +161,7 @@ pub fn user_of_scan() -> Result<User, SqlError> {
             let portal = pg_sys::ActivePortal;
             if portal.is_null() { std::ptr::null_mut() } else { (*portal).queryDesc }
         };
-        let captured = QUERIES.with_borrow(|queries| queries.get(&(query as usize)).map(|captured| captured.user.clone()));
-        if let Some(user) = captured {
+        if let Some(user) = captured_user(query as usize) {
             return user;
         }
     }
@@ -444,8 +445,7 @@ unsafe extern "C-unwind" fn executor_run(
 
 /// Whether the session has begun to act for somebody else since the query was started.
 fn is_for_another_user(query: *mut pg_sys::QueryDesc) -> bool {
-    let captured = QUERIES.with_borrow(|queries| queries.get(&(query as usize)).map(|captured| captured.user.clone()));
-    match (captured, user_of_session()) {
+    match (captured_user(query as usize), user_of_session()) {
         (Some(Ok(User::Named(then))), Ok(User::Named(now))) => then != now,
         (Some(Ok(User::All)), Ok(User::All)) | (None, _) => false,
         _ => true,

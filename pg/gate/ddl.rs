@@ -189,9 +189,7 @@ unsafe fn relation(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
         let mut found = find();
         // Whoever makes something else of the table at the moment comes first. Who does not own it waits for nobody.
         while found != pg_sys::InvalidOid && catalog::is_owner_of(found) {
-            if !pg_sys::ConditionalLockRelationOid(found, lock) {
-                pg_sys::LockRelationOid(found, lock);
-            }
+            pg_sys::LockRelationOid(found, lock);
             pg_sys::UnlockRelationOid(found, lock);
             let again = find();
             if again == found {

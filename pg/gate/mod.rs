@@ -212,26 +212,25 @@ pub unsafe fn check_index(rel: pg_sys::Relation, index: pg_sys::Relation, info: 
     // SAFETY: see above.
     unsafe {
         let separates = (*info).ii_Unique || !(*info).ii_ExclusionOps.is_null();
-        let is_exact = |collation| pg_sys::get_collation_isdeterministic(collation);
+        if !separates {
+            return;
+        }
+        if i32::from((*info).ii_IndexAttrNumbers[0]) != user_column(rel) {
+            raise(
+                SqlError::invalid_definition(format!("index \"{}\" does not begin with \"_user_id\"", relation_name(index)))
+                    .with_detail("Keys of user tables are unique for each user, so their indexes begin with the user.")
+                    .with_hint("Name \"_user_id\" as the first column of the index."),
+            );
+        }
         let equals =
             (*info).ii_ExclusionOps.is_null() || *(*info).ii_ExclusionOps == pg_sys::Oid::from(pg_sys::TextEqualOperator);
-        if separates
-            && i32::from((*info).ii_IndexAttrNumbers[0]) == user_column(rel)
-            && !(equals && is_exact(*(*index).rd_indcollation))
-        {
+        if !equals || !pg_sys::get_collation_isdeterministic(*(*index).rd_indcollation) {
             raise(
                 SqlError::invalid_definition(format!("index \"{}\" does not keep users apart", relation_name(index)))
                     .with_detail(
                         "Keys of user tables compare \"_user_id\" by = and a collation that takes no different texts for equal.",
                     )
                     .with_hint("Leave \"_user_id\" out of the index; it is added."),
-            );
-        }
-        if separates && i32::from((*info).ii_IndexAttrNumbers[0]) != user_column(rel) {
-            raise(
-                SqlError::invalid_definition(format!("index \"{}\" does not begin with \"_user_id\"", relation_name(index)))
-                    .with_detail("Keys of user tables are unique for each user, so their indexes begin with the user.")
-                    .with_hint("Name \"_user_id\" as the first column of the index."),
             );
         }
     }

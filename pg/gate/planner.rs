@@ -120,17 +120,18 @@ unsafe extern "C-unwind" fn plan(
     // SAFETY: the hook gets what the planner gets, which may change the tree.
     unsafe {
         let before = enter_planner();
-        let mut context = Context { for_one_user: None, found: false };
+        let mut context = Context { for_one_user: None };
         add_conditions(query.cast(), (&raw mut context).cast());
         let planned = match PREVIOUS_PLANNER {
             Some(previous) => previous(query, text, options, params),
             None => pg_sys::standard_planner(query, text, options, params),
         };
         // Functions that were inlined, and targets of MERGE, were not there before.
-        if context.found || relations((*planned).rtable).any(|table| is_user_table(table).is_some()) {
-            drop_conditions(planned);
+        let tables = user_tables(planned);
+        if !tables.is_empty() {
+            drop_conditions(planned, &tables);
             if let Some(function) = context.function() {
-                bind_searches(planned, function);
+                bind_searches(planned, function, &tables);
             }
         }
         leave(before);
@@ -141,7 +142,6 @@ unsafe extern "C-unwind" fn plan(
 struct Context {
     /// The function that names the user, if the query is planned for one user's rows; unknown until a user table is met.
     for_one_user: Option<Option<pg_sys::Oid>>,
-    found: bool,
 }
 
 impl Context {
@@ -191,7 +191,6 @@ unsafe extern "C-unwind" fn add_conditions(node: *mut pg_sys::Node, context: *mu
         }
         if !tables.is_empty() {
             let context = &mut *context.cast::<Context>();
-            context.found = true;
             refuse_update_of_stream(query, &tables);
             complete_arbiter(query, &tables);
             if let Some(function) = context.function() {
@@ -402,17 +401,19 @@ unsafe fn subject(node: *mut pg_sys::Node, function: pg_sys::Oid) -> Option<(u32
 }
 
 /// Takes our conditions out of the filters of scans, where they would only cost time.
-unsafe fn drop_conditions(statement: *mut pg_sys::PlannedStmt) {
-    struct Drop {
+unsafe fn drop_conditions(statement: *mut pg_sys::PlannedStmt, tables: &[Table]) {
+    struct Drop<'t> {
         function: pg_sys::Oid,
-        tables: Vec<(u32, i32)>,
+        tables: &'t [Table],
     }
-    impl Visitor for Drop {
+    impl Visitor for Drop<'_> {
         unsafe fn visit(&mut self, plan: *mut pg_sys::Plan) {
             // SAFETY: the caller's; the list is the plan's own.
             unsafe {
-                let redundant =
-                    |node: *mut pg_sys::Node| subject(node, self.function).is_some_and(|column| self.tables.contains(&column));
+                let is_ours = |(entry, column): (u32, i32)| {
+                    self.tables.iter().any(|table| table.entry as u32 == entry && table.column == column)
+                };
+                let redundant = |node: *mut pg_sys::Node| subject(node, self.function).is_some_and(is_ours);
                 if !nodes::<pg_sys::Node>((*plan).qual).any(redundant) {
                     return;
                 }
@@ -428,28 +429,33 @@ unsafe fn drop_conditions(statement: *mut pg_sys::PlannedStmt) {
     }
     let Some(function) = scan_user_function() else { return };
     // SAFETY: a plan that was just made.
+    unsafe { walk(statement, &mut Drop { function, tables }) };
+}
+
+/// The user tables of a finished plan.
+unsafe fn user_tables(statement: *mut pg_sys::PlannedStmt) -> Vec<Table> {
+    // SAFETY: a finished plan, whose tables are locked.
     unsafe {
         let mut tables = Vec::new();
         for (place, entry) in nodes::<pg_sys::RangeTblEntry>((*statement).rtable).enumerate() {
             if (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && let Some((column, _)) = is_user_table((*entry).relid)
+                && let Some((column, collation)) = is_user_table((*entry).relid)
             {
-                tables.push((place as u32 + 1, column));
+                tables.push(Table { entry: place as i32 + 1, column, collation });
             }
         }
-        walk(statement, &mut Drop { function, tables });
+        tables
     }
 }
 
 /// Makes every search of an index that begins with the user a search for the statement's user. Most are already; the others would meet
 /// entries of whoever the statement names.
-unsafe fn bind_searches(statement: *mut pg_sys::PlannedStmt, function: pg_sys::Oid) {
-    struct Bind {
+unsafe fn bind_searches(statement: *mut pg_sys::PlannedStmt, function: pg_sys::Oid, tables: &[Table]) {
+    struct Bind<'t> {
         function: pg_sys::Oid,
-        /// The user tables of the statement, by their place among its tables.
-        tables: Vec<Table>,
+        tables: &'t [Table],
     }
-    impl Bind {
+    impl Bind<'_> {
         /// Adds the condition about a column to a list of conditions, before those about later columns.
         unsafe fn add(&self, list: &mut *mut pg_sys::List, entry: i32, column: i32, collation: pg_sys::Oid) {
             // SAFETY: a list of a plan that was just made.
@@ -461,7 +467,7 @@ unsafe fn bind_searches(statement: *mut pg_sys::PlannedStmt, function: pg_sys::O
             }
         }
     }
-    impl Visitor for Bind {
+    impl Visitor for Bind<'_> {
         unsafe fn visit(&mut self, plan: *mut pg_sys::Plan) {
             // SAFETY: the caller's; the tag says which struct it is.
             unsafe {
@@ -496,17 +502,7 @@ unsafe fn bind_searches(statement: *mut pg_sys::PlannedStmt, function: pg_sys::O
         }
     }
     // SAFETY: a plan that was just made.
-    unsafe {
-        let mut tables = Vec::new();
-        for (place, entry) in nodes::<pg_sys::RangeTblEntry>((*statement).rtable).enumerate() {
-            if (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && let Some((column, collation)) = is_user_table((*entry).relid)
-            {
-                tables.push(Table { entry: place as i32 + 1, column, collation });
-            }
-        }
-        walk(statement, &mut Bind { function, tables });
-    }
+    unsafe { walk(statement, &mut Bind { function, tables }) };
 }
 
 /// Whether an index of a user table, by its OID, finds the entries of one user without meeting those of others.
