@@ -33,6 +33,7 @@ pub extern "C-unwind" fn _PG_init() {
     tableam::init();
     history::init();
     cold::explain::init();
+    identity::init();
     gate::init();
     jobs::init();
     options::init();

@@ -17,6 +17,7 @@ use pgrx::prelude::*;
 use crate::error::{OrRaise, SqlError, catching};
 use crate::ffi::compat;
 use crate::ffi::interrupts::{hold_interrupts, resume_interrupts};
+use crate::ffi::plain;
 use crate::{settings, worker};
 use mapping::Mapping;
 
@@ -271,7 +272,7 @@ fn check_process() -> Result<(), SqlError> {
             .into());
     }
     // SAFETY: reads shared memory.
-    if unsafe { pg_sys::RecoveryInProgress() } {
+    if unsafe { plain::RecoveryInProgress() } {
         return Err(Error::new(ErrorKind::Unsupported, "KalamDB tables cannot be used during recovery")
             .with_hint("Use the primary server, or wait until this server is promoted.")
             .into());

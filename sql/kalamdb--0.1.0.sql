@@ -148,7 +148,7 @@ GRANT SELECT ON kalam.segments TO PUBLIC;
 -- Identity
 
 CREATE FUNCTION kalam.user_id() RETURNS text
-    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'user_id_wrapper';
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'kalam_user_id';
 COMMENT ON FUNCTION kalam.user_id() IS
     'user whose rows the session sees: the one logged in, else the setting kalam.user_id, else the session''s role';
 
@@ -438,7 +438,7 @@ REVOKE ALL ON FUNCTION kalam.clean_up_users(boolean) FROM PUBLIC;
 -- User tables
 
 CREATE FUNCTION kalam.scan_user() RETURNS text
-    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'scan_user_wrapper';
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'kalam_scan_user';
 COMMENT ON FUNCTION kalam.scan_user() IS 'user whose rows the running statement sees; null when it sees those of all users';
 
 CREATE FUNCTION kalam.table_users(relation regclass, OUT user_id text, OUT partition bigint, OUT blocks bigint)

@@ -156,7 +156,7 @@ pub struct SegmentUse {
 pub(crate) enum Ask {
     /// The request stands in this file of the store's directory.
     InFile(String),
-    Commit(Box<CommitSegment>),
+    Commit(Vec<CommitSegment>),
     ColdRanges {
         storage: StorageId,
         from: u32,
@@ -176,10 +176,7 @@ pub(crate) enum Ask {
     SegmentUses {
         storage: StorageId,
     },
-    Announce {
-        segment: u64,
-        place: FilePlace,
-    },
+    Announce(Vec<(u64, FilePlace)>),
     PutLocation(StoredLocation),
     DropLocation {
         database: u32,
@@ -217,7 +214,7 @@ pub(crate) enum Told {
         hint: Option<String>,
     },
     Done,
-    Committed(Committed),
+    Committed(Vec<Committed>),
     Ranges {
         ranges: Vec<Range<u32>>,
         next: Option<u32>,

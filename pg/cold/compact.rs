@@ -11,13 +11,10 @@ use kalamdb_engine::cold::{Client, CommitMode, SegmentRecord, SegmentUse};
 use kalamdb_engine::page::{OVERFLOW_PAYLOAD, PAGE_SIZE};
 use pgrx::pg_sys;
 
-use super::eligible::Examiner;
+use super::copying::Copying;
 use super::flush::FlushOptions;
-use super::output::Output;
-use super::pace::Pace;
-use super::place::Target;
 use super::table::Table;
-use super::{Outcome, Progress, columns};
+use super::{Outcome, Progress};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::check_for_interrupts;
 use crate::tableam::storage::Storage;
@@ -59,7 +56,7 @@ fn rewrite_chosen(
         return Outcome { gone: true, ..Outcome::default() };
     };
     let chosen = choose(&table);
-    let outcome = Compaction::new(&table, options, progress).run(&chosen);
+    let outcome = rewrite(&table, options, &chosen, progress);
     table.close();
     outcome
 }
@@ -145,124 +142,63 @@ fn choose(storage: &Storage, client: &Client<'_>, options: &CompactOptions) -> B
     chosen
 }
 
-struct Compaction<'a> {
-    table: &'a Table,
-    options: &'a FlushOptions,
-    examiner: Examiner,
-    pace: Pace,
-    progress: &'a mut dyn Progress,
-    outcome: Outcome,
-    copied: (u64, u64),
+fn rewrite(table: &Table, options: &FlushOptions, chosen: &BTreeMap<u32, Vec<u64>>, progress: &mut dyn Progress) -> Outcome {
+    if chosen.is_empty() {
+        return Outcome::default();
+    }
+    let mut copying = Copying::new(table, options, progress);
+    let blocks = blocks_of(table, chosen);
+    copying.announce(blocks.values().map(Vec::len).sum());
+    for (partition, blocks) in &blocks {
+        let mode = CommitMode::Replace(chosen[partition].clone());
+        copying.copy(*partition, blocks, &mode, |examiner, table, block| examiner.copy_cold(table, block));
+        if copying.outcome.yielded {
+            return copying.outcome;
+        }
+    }
+    copying.commit();
+    thaw_values(&mut copying, chosen);
+    copying.outcome
 }
 
-impl<'a> Compaction<'a> {
-    fn new(table: &'a Table, options: &'a FlushOptions, progress: &'a mut dyn Progress) -> Compaction<'a> {
-        Compaction {
-            table,
-            options,
-            examiner: Examiner::new(table.rel),
-            pace: Pace::new(),
-            progress,
-            outcome: Outcome::default(),
-            copied: (0, 0),
+/// The blocks that are read from the chosen segments.
+fn blocks_of(table: &Table, chosen: &BTreeMap<u32, Vec<u64>>) -> BTreeMap<u32, Vec<u32>> {
+    let client = table.client();
+    let mut blocks: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    let mut next = Some(0);
+    while let Some(from) = next {
+        let page = client.block_stubs(table.storage.id, from).or_raise();
+        for stub in page.entries {
+            if chosen.get(&stub.partition).is_some_and(|segments| segments.contains(&stub.segment)) {
+                blocks.entry(stub.partition).or_default().push(stub.block);
+            }
         }
+        next = page.next;
+        check_for_interrupts();
     }
+    blocks
+}
 
-    fn run(mut self, chosen: &BTreeMap<u32, Vec<u64>>) -> Outcome {
-        if chosen.is_empty() {
-            return self.outcome;
-        }
-        let blocks = self.blocks_of(chosen);
-        let total: usize = blocks.values().map(Vec::len).sum();
-        self.progress.total(0, total as u64 * PAGE_SIZE as u64);
-        for (partition, blocks) in &blocks {
-            self.rewrite(*partition, &chosen[partition], blocks);
-            if self.outcome.yielded {
-                return self.outcome;
+/// Makes the large values hot that are still read from the chosen segments: their rows are in hot blocks, which are not copied, and
+/// nothing else would ever end the segments.
+fn thaw_values(copying: &mut Copying<'_>, chosen: &BTreeMap<u32, Vec<u64>>) {
+    let table = copying.table;
+    let segments: HashSet<u64> = chosen.values().flatten().copied().collect();
+    let client = table.client();
+    let mut next = Some(0);
+    while let Some(from) = next {
+        let page = client.value_stubs(table.storage.id, from).or_raise();
+        for stub in page.entries.iter().filter(|stub| segments.contains(&stub.segment)) {
+            for chunk in 0..(stub.length as usize).div_ceil(OVERFLOW_PAYLOAD).max(1) {
+                copying.pace.work(PAGE_SIZE);
+                values::thaw(&table.storage, stub.value, chunk, &table.wait).or_raise();
             }
-        }
-        self.thaw_values(chosen);
-        self.outcome
-    }
-
-    /// Makes the large values hot that are still read from the chosen segments: their rows are in hot blocks, which are not copied, and
-    /// nothing else would ever end the segments.
-    fn thaw_values(&mut self, chosen: &BTreeMap<u32, Vec<u64>>) {
-        let segments: HashSet<u64> = chosen.values().flatten().copied().collect();
-        let client = self.table.client();
-        let mut next = Some(0);
-        while let Some(from) = next {
-            let page = client.value_stubs(self.table.storage.id, from).or_raise();
-            for stub in page.entries.iter().filter(|stub| segments.contains(&stub.segment)) {
-                for chunk in 0..(stub.length as usize).div_ceil(OVERFLOW_PAYLOAD).max(1) {
-                    self.pace.work(PAGE_SIZE);
-                    values::thaw(&self.table.storage, stub.value, chunk, &self.table.wait).or_raise();
-                }
-                if self.table.is_wanted() {
-                    self.outcome.yielded = true;
-                    return;
-                }
-            }
-            next = page.next;
-            check_for_interrupts();
-        }
-    }
-
-    /// The blocks that are read from the chosen segments.
-    fn blocks_of(&self, chosen: &BTreeMap<u32, Vec<u64>>) -> BTreeMap<u32, Vec<u32>> {
-        let client = self.table.client();
-        let mut blocks: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        let mut next = Some(0);
-        while let Some(from) = next {
-            let page = client.block_stubs(self.table.storage.id, from).or_raise();
-            for stub in page.entries {
-                if chosen.get(&stub.partition).is_some_and(|segments| segments.contains(&stub.segment)) {
-                    blocks.entry(stub.partition).or_default().push(stub.block);
-                }
-            }
-            next = page.next;
-            check_for_interrupts();
-        }
-        blocks
-    }
-
-    fn rewrite(&mut self, partition: u32, segments: &[u64], blocks: &[u32]) {
-        let schema = columns::describe(self.table.rel, self.options.bloom_columns.as_deref());
-        let write = self.options.write_options(self.table);
-        let mut output: Option<Output<'a>> = None;
-        let mut target = None;
-        for (place, &block) in blocks.iter().enumerate() {
-            self.table.read_ahead(blocks, place);
-            self.pace.work(PAGE_SIZE);
-            let Some(pin) = self.examiner.copy_cold(self.table, block).or_raise() else { continue };
-            if target.is_none() {
-                target = Some(Target::of(self.table, self.options.storage.as_deref(), self.examiner.page()));
-            }
-            let current = match &mut output {
-                Some(current) => current,
-                None => output.insert(Output::begin(self.table, &schema, &write, partition).or_raise()),
-            };
-            let added = current.add(block, self.examiner.page());
-            drop(pin);
-            added.or_raise();
-            self.copied.0 += self.examiner.page().versions().count() as u64;
-            self.copied.1 += PAGE_SIZE as u64;
-            self.progress.done(self.copied.0, self.copied.1);
-            let wanted = self.table.is_wanted();
-            if wanted || output.as_ref().is_some_and(|output| output.bytes() >= self.options.segment_bytes) {
-                self.commit(output.take(), target.as_ref(), segments);
-            }
-            if wanted {
-                self.outcome.yielded = true;
+            if table.is_wanted() {
+                copying.outcome.yielded = true;
                 return;
             }
         }
-        self.commit(output, target.as_ref(), segments);
-    }
-
-    fn commit(&mut self, output: Option<Output<'a>>, target: Option<&Target>, replaced: &[u64]) {
-        let (Some(output), Some(target)) = (output, target) else { return };
-        let stored = output.commit(target, CommitMode::Replace(replaced.to_vec())).or_raise();
-        self.outcome.note(&stored);
+        next = page.next;
+        check_for_interrupts();
     }
 }

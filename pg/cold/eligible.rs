@@ -20,7 +20,7 @@ use super::table::Table;
 pub enum Found {
     /// The page is copied and may go. As long as it is pinned, nobody prunes it and frees large values of its rows.
     Ready(Pin),
-    /// There is no row in it, or it is cold.
+    /// There is nothing in it that was looked for.
     Nothing,
     /// Something on it is younger than a snapshot, deleted, locked or dead.
     Busy,
@@ -107,11 +107,11 @@ impl Examiner {
         Ok(rest)
     }
 
-    /// Copies the page of a block that is cold; nothing if it is not. Pinned as by [`Examiner::examine`].
+    /// Copies the page of a block that is cold; otherwise there is nothing to copy.
     ///
     /// # Errors
     /// Those of the cache.
-    pub fn copy_cold(&mut self, table: &Table, block: u32) -> Result<Option<Pin>> {
+    pub fn copy_cold(&mut self, table: &Table, block: u32) -> Result<Found> {
         let key = table.storage.block(block);
         let cached = table.storage.cache.lookup(key);
         let is_new = cached.is_none();
@@ -128,7 +128,7 @@ impl Examiner {
         if is_new {
             pin.cool();
         }
-        Ok(is_cold.then_some(pin))
+        Ok(if is_cold { Found::Ready(pin) } else { Found::Nothing })
     }
 
     /// Takes away what nobody can see, if nobody else has the page pinned.

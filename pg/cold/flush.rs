@@ -6,16 +6,13 @@ use std::time::Duration;
 
 use kalamdb_engine::cold::CommitMode;
 use kalamdb_engine::page::PAGE_SIZE;
-use kalamdb_engine::segment::{Compression, TableSchema, WriteOptions};
+use kalamdb_engine::segment::{Compression, WriteOptions};
 use pgrx::pg_sys;
 
-use super::eligible::{Examiner, Found};
-use super::output::Output;
-use super::pace::Pace;
-use super::place::Target;
+use super::copying::Copying;
 use super::ranges::ColdBlocks;
 use super::table::Table;
-use super::{Outcome, Progress, columns};
+use super::{Outcome, Progress};
 use crate::error::OrRaise;
 use crate::gate;
 use crate::options;
@@ -102,125 +99,42 @@ pub fn flush_relation(relation: pg_sys::Oid, options: &FlushOptions, progress: &
     };
     // So that hints can be set of what committed asynchronously a moment ago.
     wal::flush(wal::end_lsn());
-    let outcome = Flush::new(&table, options, progress).run();
+    let outcome = flush(&table, options, progress);
     table.close();
     outcome
 }
 
-struct Flush<'a> {
-    table: &'a Table,
-    options: &'a FlushOptions,
-    schema: TableSchema,
-    write: WriteOptions,
-    examiner: Examiner,
-    pace: Pace,
-    progress: &'a mut dyn Progress,
-    outcome: Outcome,
-    /// Rows and bytes of pages that were looked at and copied.
-    copied: (u64, u64),
+fn flush(table: &Table, options: &FlushOptions, progress: &mut dyn Progress) -> Outcome {
+    let cold = ColdBlocks::of(&table.storage, &table.wait).or_raise();
+    let blocks = table.storage.blocks();
+    let groups = by_partition(table, options.least_of_user, (0..blocks).filter(|block| !cold.contains(*block)));
+    let mut copying = Copying::new(table, options, progress);
+    copying.announce(groups.values().map(Vec::len).sum());
+    for (partition, blocks) in groups {
+        copying.copy(partition, &blocks, &CommitMode::Flush, |examiner, table, block| examiner.examine(table, block));
+        if copying.outcome.yielded {
+            break;
+        }
+    }
+    copying.commit();
+    copying.outcome
 }
 
-impl<'a> Flush<'a> {
-    fn new(table: &'a Table, options: &'a FlushOptions, progress: &'a mut dyn Progress) -> Flush<'a> {
-        Flush {
-            table,
-            options,
-            schema: columns::describe(table.rel, options.bloom_columns.as_deref()),
-            write: options.write_options(table),
-            examiner: Examiner::new(table.rel),
-            pace: Pace::new(),
-            progress,
-            outcome: Outcome::default(),
-            copied: (0, 0),
+/// The blocks of each partition that is to be flushed, ascending. A shared table has one.
+fn by_partition(table: &Table, least_of_user: u64, blocks: impl Iterator<Item = u32>) -> BTreeMap<u32, Vec<u32>> {
+    if !gate::is_partitioned(table.rel) {
+        return BTreeMap::from([(0, blocks.collect())]);
+    }
+    let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for block in blocks {
+        let place = partition::place_of(&table.storage, block, &table.wait).or_raise();
+        groups.entry(place.partition).or_default().push(block);
+    }
+    if least_of_user > 0 {
+        groups.retain(|_, blocks| (blocks.len() * PAGE_SIZE) as u64 >= least_of_user);
+        for blocks in groups.values_mut() {
+            blocks.pop();
         }
     }
-
-    fn run(mut self) -> Outcome {
-        let cold = ColdBlocks::of(&self.table.storage, &self.table.wait).or_raise();
-        let blocks = self.table.storage.blocks();
-        let groups = self.by_partition((0..blocks).filter(|block| !cold.contains(*block)));
-        self.progress.total(0, groups.values().map(|blocks| (blocks.len() * PAGE_SIZE) as u64).sum());
-        for (partition, blocks) in groups {
-            self.flush_blocks(partition, &blocks);
-            if self.outcome.yielded {
-                break;
-            }
-        }
-        self.outcome
-    }
-
-    /// The blocks of each partition that is to be flushed, ascending. A shared table has one.
-    fn by_partition(&self, blocks: impl Iterator<Item = u32>) -> BTreeMap<u32, Vec<u32>> {
-        if !gate::is_partitioned(self.table.rel) {
-            return BTreeMap::from([(0, blocks.collect())]);
-        }
-        let least = self.options.least_of_user;
-        let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for block in blocks {
-            let place = partition::place_of(&self.table.storage, block, &self.table.wait).or_raise();
-            groups.entry(place.partition).or_default().push(block);
-        }
-        if least > 0 {
-            groups.retain(|_, blocks| (blocks.len() * PAGE_SIZE) as u64 >= least);
-            for blocks in groups.values_mut() {
-                blocks.pop();
-            }
-        }
-        groups
-    }
-
-    fn flush_blocks(&mut self, partition: u32, blocks: &[u32]) {
-        let mut output: Option<Output<'a>> = None;
-        let mut target = None;
-        for (place, &block) in blocks.iter().enumerate() {
-            self.table.read_ahead(blocks, place);
-            self.pace.work(PAGE_SIZE);
-            let pin = match self.examiner.examine(self.table, block).or_raise() {
-                Found::Nothing => continue,
-                Found::Busy => {
-                    self.outcome.left_out += 1;
-                    continue;
-                }
-                Found::Ready(pin) => pin,
-            };
-            let current = match &mut output {
-                Some(current) => current,
-                None => output.insert(self.begin(partition, &mut target)),
-            };
-            let added = current.add(block, self.examiner.page());
-            drop(pin);
-            added.or_raise();
-            self.note_copied();
-            let wanted = self.table.is_wanted();
-            if wanted || output.as_ref().is_some_and(|output| output.bytes() >= self.options.segment_bytes) {
-                self.commit(output.take(), target.as_ref());
-            }
-            if wanted {
-                self.outcome.yielded = true;
-                return;
-            }
-        }
-        self.commit(output, target.as_ref());
-    }
-
-    fn note_copied(&mut self) {
-        let page = self.examiner.page();
-        self.copied.0 += page.versions().count() as u64;
-        self.copied.1 += PAGE_SIZE as u64;
-        self.progress.done(self.copied.0, self.copied.1);
-    }
-
-    /// Begins a segment of the partition to which the page that was copied last belongs.
-    fn begin(&self, partition: u32, target: &mut Option<Target>) -> Output<'a> {
-        if target.is_none() {
-            *target = Some(Target::of(self.table, self.options.storage.as_deref(), self.examiner.page()));
-        }
-        Output::begin(self.table, &self.schema, &self.write, partition).or_raise()
-    }
-
-    fn commit(&mut self, output: Option<Output<'a>>, target: Option<&Target>) {
-        let (Some(output), Some(target)) = (output, target) else { return };
-        let stored = output.commit(target, CommitMode::Flush).or_raise();
-        self.outcome.note(&stored);
-    }
+    groups
 }

@@ -10,6 +10,7 @@
 
 mod columns;
 mod compact;
+mod copying;
 mod eligible;
 pub mod explain;
 mod flush;

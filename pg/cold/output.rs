@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use kalamdb_engine::Result;
 use kalamdb_engine::cold::{CommitMode, CommitSegment, Committed};
@@ -16,6 +17,10 @@ use crate::tableam::space::record_free_space;
 use crate::tableam::values::TableValues;
 use crate::wal;
 use crate::worker::signals::with_all_blocked;
+
+/// Segments that become part of the table together at most, and bytes of their files.
+const BATCH_SEGMENTS: usize = 64;
+const BATCH_BYTES: u64 = 16 << 20;
 
 /// A file that goes when the run ends without storing it.
 struct Draft {
@@ -78,26 +83,80 @@ impl<'t> Output<'t> {
     pub fn bytes(&self) -> u64 {
         self.writer.bytes()
     }
+}
 
-    /// Stores the segment and makes it part of the table.
+/// A segment whose file is written, and where it goes.
+struct Finished {
+    segment: CommitSegment,
+    target: Rc<Target>,
+    draft: Draft,
+}
+
+/// Segments that become part of the table together: each time costs flushes of the log and of the store, which take longer than a small
+/// segment does.
+pub struct Batch<'t> {
+    table: &'t Table,
+    finished: Vec<Finished>,
+    bytes: u64,
+}
+
+impl<'t> Batch<'t> {
+    /// A batch without segments.
+    pub fn new(table: &'t Table) -> Batch<'t> {
+        Batch { table, finished: Vec::new(), bytes: 0 }
+    }
+
+    /// Finishes a segment and adds it.
     ///
     /// # Errors
-    /// Those of the location and of the engine.
-    pub fn commit(self, target: &Target, mode: CommitMode) -> Result<Stored> {
-        let Output { table, number, partition, schema_version, draft, writer } = self;
+    /// Those of the writer and of the storage.
+    pub fn add(&mut self, output: Output<'t>, target: &Rc<Target>, mode: CommitMode) -> Result<()> {
+        let Output { table, number, partition, schema_version, draft, writer } = output;
         let summary: SegmentSummary = writer.finish()?;
+        self.bytes += summary.bytes;
+        let (storage, place) = (table.storage.id, target.choose(table, number)?);
+        let segment = CommitSegment { storage, segment: number, place, partition, schema_version, mode, summary };
+        self.finished.push(Finished { segment, target: Rc::clone(target), draft });
+        Ok(())
+    }
+
+    /// Whether more segments would make little difference.
+    pub fn is_full(&self) -> bool {
+        self.finished.len() >= BATCH_SEGMENTS || self.bytes >= BATCH_BYTES
+    }
+
+    /// Stores the segments and makes them part of the table.
+    ///
+    /// # Errors
+    /// Those of the storage and of the engine.
+    pub fn commit(&mut self) -> Result<Vec<Stored>> {
+        if self.finished.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (table, finished) = (self.table, std::mem::take(&mut self.finished));
+        self.bytes = 0;
         // What made a row visible to all may not be on disk yet; once the segment is, nothing tells of it but the log.
         wal::flush(wal::end_lsn());
-        let place = target.store(table, number, &draft.path)?;
-        let bytes = summary.bytes;
-        let rows_of: Vec<(u32, u16)> = summary.blocks.iter().map(|stub| (stub.block, stub.rows)).collect();
-        let commit =
-            CommitSegment { storage: table.storage.id, segment: number, place, partition, schema_version, mode, summary };
-        let committed = table.client().commit_segment(commit)?;
-        forget_room(table, &committed.cold)?;
-        let rows = rows_of.iter().filter(|(block, _)| contains(&committed.cold, *block)).map(|(_, rows)| u64::from(*rows)).sum();
-        Ok(Stored { bytes, committed, rows })
+        let client = table.client();
+        client.announce_files(finished.iter().map(|file| (file.segment.segment, file.segment.place.clone())).collect())?;
+        for file in &finished {
+            file.target.store(table, &file.draft.path, &file.segment.place)?;
+        }
+        let rows: Vec<Vec<(u32, u16)>> = finished.iter().map(|file| rows_of(&file.segment.summary)).collect();
+        let bytes: Vec<u64> = finished.iter().map(|file| file.segment.summary.bytes).collect();
+        let committed = client.commit_segments(finished.into_iter().map(|file| file.segment).collect())?;
+        let stored = committed.into_iter().zip(rows).zip(bytes).map(|((committed, rows), bytes)| {
+            forget_room(table, &committed.cold)?;
+            let cold = rows.iter().filter(|(block, _)| contains(&committed.cold, *block));
+            Ok(Stored { bytes, rows: cold.map(|(_, rows)| u64::from(*rows)).sum(), committed })
+        });
+        stored.collect()
     }
+}
+
+/// The number of rows of each block.
+fn rows_of(summary: &SegmentSummary) -> Vec<(u32, u16)> {
+    summary.blocks.iter().map(|stub| (stub.block, stub.rows)).collect()
 }
 
 /// A cold block takes no rows: inserters need not look at it.

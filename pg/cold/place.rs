@@ -66,20 +66,26 @@ impl Target {
         Target { location: storages::open(&definition).or_raise(), namespace, table: relation_name(table.rel), user }
     }
 
-    /// Brings a finished file to its place, durably.
+    /// A place for the file of a segment.
     ///
     /// # Errors
     /// Those of the storage.
-    pub fn store(&self, table: &Table, segment: u64, draft: &Path) -> Result<FilePlace> {
+    pub fn choose(&self, table: &Table, segment: u64) -> Result<FilePlace> {
         let name = segment_file_name(table.storage.id, segment, random());
         let names = Names { namespace: &self.namespace, table: &self.table, user: self.user.as_deref() };
         let path = self.location.object_path(&names, &name).map_err(|error| self.without_user(error))?;
         // SAFETY: a plain global of the backend.
         let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
-        let place = FilePlace { database, location: self.location.name().to_owned(), path };
-        table.client().announce_file(segment, place.clone())?;
+        Ok(FilePlace { database, location: self.location.name().to_owned(), path })
+    }
+
+    /// Brings a finished file to its place, durably.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn store(&self, table: &Table, draft: &Path, place: &FilePlace) -> Result<()> {
         self.location.put(draft, &place.path, &table.wait).map_err(|error| self.without_user(error))?;
-        Ok(place)
+        Ok(())
     }
 
     /// An error that does not say whose rows were to be stored: the path does, and the table's owner reads what became of a job.

@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 
 use crate::error::{SqlError, raise};
+use crate::ffi::plain;
 use crate::gate;
 
 #[pgrx::pg_guard]
@@ -116,7 +117,7 @@ pub fn relation_exists(relation: pg_sys::Oid) -> bool {
 pub fn is_owner_of(relation: pg_sys::Oid) -> bool {
     // SAFETY: looks into catalogs in an open transaction.
     unsafe {
-        let user = pg_sys::GetUserId();
+        let user = plain::GetUserId();
         #[cfg(feature = "pg15")]
         {
             pg_sys::pg_class_ownercheck(relation, user)
@@ -132,7 +133,7 @@ pub fn is_owner_of(relation: pg_sys::Oid) -> bool {
 pub fn is_owner_of_database(database: pg_sys::Oid) -> bool {
     // SAFETY: as above.
     unsafe {
-        let user = pg_sys::GetUserId();
+        let user = plain::GetUserId();
         #[cfg(feature = "pg15")]
         {
             pg_sys::pg_database_ownercheck(database, user)
@@ -164,7 +165,7 @@ pub unsafe fn take_text(text: *mut c_char) -> Option<String> {
     // SAFETY: see above.
     unsafe {
         let copy = text_of(text);
-        pg_sys::pfree(text.cast());
+        plain::pfree(text.cast());
         Some(copy)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use kalamdb_engine::cache::RelationFile;
 use pgrx::pg_sys;
 
+use crate::ffi::plain;
 use crate::ffi::utility::elements;
 
 #[cfg(target_arch = "x86_64")]
@@ -57,7 +58,7 @@ fn main_fork_path(database: u32, tablespace: u32, relnumber: u32, backend: i32) 
         // SAFETY: the function returns an allocated string that is freed once copied.
         unsafe {
             let copy = CStr::from_ptr(path).to_owned();
-            pg_sys::pfree(path.cast());
+            plain::pfree(path.cast());
             copy
         }
     }
@@ -150,7 +151,7 @@ pub fn oldest_known_xid() -> u64 {
         u32::from(oldest)
     };
     // SAFETY: reads shared memory under Postgres' own lock.
-    let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+    let next = unsafe { plain::ReadNextFullTransactionId() }.value;
     let distance = (next as u32).wrapping_sub(oldest);
     next.saturating_sub(u64::from(distance))
 }

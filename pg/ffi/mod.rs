@@ -2,9 +2,12 @@
 
 pub mod catalog;
 pub mod compat;
+pub mod function;
 pub mod interrupts;
 pub mod memory;
+pub mod plain;
 pub mod sql;
+pub mod unguarded;
 pub mod utility;
 
 // The macro that guards hand-declared functions of Postgres looks for its helper here.

@@ -4,7 +4,7 @@ use std::ffi::c_char;
 
 use pgrx::pg_sys;
 
-use crate::tableam::raw::unguarded;
+use crate::ffi::unguarded;
 
 /// What a subject does with a statement: it may look at it, change a copy, and has it run by [`Statement::run`].
 ///
@@ -51,10 +51,15 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    let statement =
-        Statement { planned, query, read_only_tree, context, params, environment, destination, completion, passed: 0 };
     // SAFETY: the statement is as Postgres passed it.
-    unsafe { statement.run() };
+    unsafe {
+        // Nobody has a say in BEGIN, COMMIT and their like, which may be two of three statements.
+        let is_bare = (*(*planned).utilityStmt).type_ == pg_sys::NodeTag::T_TransactionStmt;
+        let passed = if is_bare { usize::MAX } else { 0 };
+        let statement =
+            Statement { planned, query, read_only_tree, context, params, environment, destination, completion, passed };
+        statement.run();
+    }
 }
 
 impl Statement {

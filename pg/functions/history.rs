@@ -5,34 +5,16 @@ use std::ffi::{CStr, CString};
 use pgrx::prelude::*;
 
 use crate::error::{SqlError, raise};
+use crate::ffi::function::version_1;
+use crate::ffi::plain;
 use crate::gate;
 use crate::history::{KeptRow, Restored, kept_rows, to_jsonb};
 use crate::tableam::raw;
 use crate::tableam::storage::{relation_name, require_table};
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
-/// Describes the calling convention to Postgres.
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_kalam_history() -> &'static pg_sys::Pg_finfo_record {
-    &RECORD
-}
-
-/// Describes the calling convention to Postgres.
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_kalam_history_typed() -> &'static pg_sys::Pg_finfo_record {
-    &RECORD
-}
-
-/// Describes the calling convention to Postgres.
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_kalam_undelete() -> &'static pg_sys::Pg_finfo_record {
-    &RECORD
-}
+version_1!(pg_finfo_kalam_history, pg_finfo_kalam_history_typed, pg_finfo_kalam_undelete);
 
 /// The result set that Postgres asked for.
 unsafe fn result_set(call: pg_sys::FunctionCallInfo, flags: u32) -> *mut pg_sys::ReturnSetInfo {
@@ -102,7 +84,7 @@ fn open_readable(relation: pg_sys::Oid) -> pg_sys::Relation {
             );
         }
         require_table(rel);
-        let user = pg_sys::GetUserId();
+        let user = plain::GetUserId();
         let select = pg_sys::ACL_SELECT as pg_sys::AclMode;
         let ok = pg_sys::AclResult::ACLCHECK_OK;
         let all = pg_sys::AclMaskHow::ACLMASK_ALL;

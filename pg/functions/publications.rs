@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiError};
 
 use crate::error::{OrRaise, SqlError, raise};
+use crate::ffi::function::version_1;
 
 /// What to do about a table that is published in vain.
 const HINT: &str =
@@ -63,13 +64,7 @@ struct Published {
     via: String,
 }
 
-/// Describes the calling convention of the event trigger's function to Postgres.
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_kalam_check_publications() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
-}
+version_1!(pg_finfo_kalam_check_publications);
 
 /// The function of the event trigger.
 #[unsafe(no_mangle)]

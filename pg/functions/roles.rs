@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 use pgrx::spi::Spi;
 
 use crate::error::{OrRaise, SqlError};
+use crate::ffi::plain;
 use crate::identity::Origin;
 use crate::identity::account::{GROUP_ROLES, Rank, current_rank, role_oid};
 use crate::identity::audit::Event;
@@ -73,7 +74,7 @@ fn own_shared_table(relation: pg_sys::Oid) -> Result<String, SqlError> {
     unsafe {
         let rel = pg_sys::relation_open(relation, lock);
         let is_shared = tableam::is_ours(rel) && !crate::gate::is_partitioned(rel);
-        let is_owner = pg_sys::has_privs_of_role(pg_sys::GetUserId(), (*(*rel).rd_rel).relowner);
+        let is_owner = pg_sys::has_privs_of_role(plain::GetUserId(), (*(*rel).rd_rel).relowner);
         let plain = tableam::storage::relation_name(rel).to_owned();
         let schema = pg_sys::get_namespace_name((*(*rel).rd_rel).relnamespace);
         let quoted = pg_sys::quote_qualified_identifier(schema, (*(*rel).rd_rel).relname.data.as_ptr());

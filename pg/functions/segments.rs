@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use crate::cold::segments_of;
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
+use crate::ffi::plain;
 use crate::gate::{Access, is_partitioned};
 use crate::tableam::partition;
 use crate::tableam::storage::{Storage, require_table};
@@ -93,7 +94,7 @@ fn read(relation: pg_sys::Oid) -> Option<Found> {
     }
     require_table(rel);
     // SAFETY: an open relation has a pg_class row.
-    let is_own = unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), (*(*rel).rd_rel).relowner) };
+    let is_own = unsafe { pg_sys::has_privs_of_role(plain::GetUserId(), (*(*rel).rd_rel).relowner) };
     let has_segments = |storage: &Storage| storage.descriptor.segments.load(Ordering::Acquire) > 0;
     let found = Storage::find(rel).filter(|_| is_own).filter(has_segments).map(|storage| {
         let wait = BackendWait::new(storage.cache);

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{OrRaise, SqlError};
 use crate::ffi::interrupts::StatementWait;
+use crate::ffi::plain;
 use crate::identity::account::{Rank, require_rank};
 use crate::identity::audit::Event;
 use crate::identity::check_user_name;
@@ -185,7 +186,7 @@ fn prepared(mut definition: Definition) -> Result<Definition, SqlError> {
     // SAFETY: catalog look-ups inside a transaction.
     let may_write = unsafe {
         let role = pg_sys::get_role_oid(c"pg_write_server_files".as_ptr(), false);
-        pg_sys::has_privs_of_role(pg_sys::GetOuterUserId(), role)
+        pg_sys::has_privs_of_role(plain::GetOuterUserId(), role)
     };
     if !may_write {
         return Err(SqlError::insufficient_privilege("permission denied to name a directory of the server")

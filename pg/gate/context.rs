@@ -13,6 +13,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::{counters, lent, planner};
 use crate::error::{OrRaise, SqlError};
+use crate::ffi::{plain, unguarded};
 use crate::hash::Map;
 use crate::{identity, tableam};
 
@@ -93,7 +94,7 @@ pub fn init() {
         pg_sys::ExecutorCheckPerms_hook = Some(check_permissions);
         pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_subtransaction), std::ptr::null_mut());
-        LOADED_IN_CHECK.set(pg_sys::InNoForceRLSOperation());
+        LOADED_IN_CHECK.set(plain::InNoForceRLSOperation());
     }
 }
 
@@ -182,7 +183,7 @@ pub fn user_of_function(rel: pg_sys::Relation) -> Result<User, SqlError> {
 /// For whom the session acts at the moment.
 pub fn user_of_session() -> Result<User, SqlError> {
     // SAFETY: plain values of the process.
-    if unsafe { pg_sys::IsLogicalWorker() } {
+    if unsafe { plain::IsLogicalWorker() } {
         // Rows that replication brings say themselves whose they are.
         return Ok(User::All);
     }
@@ -202,7 +203,7 @@ pub fn user_of_session() -> Result<User, SqlError> {
 /// lends this right to its caller, or its caller to it.
 fn sees_everybody() -> bool {
     // SAFETY: looks into the catalog's cache.
-    unsafe { pg_sys::has_bypassrls_privilege(pg_sys::GetOuterUserId()) && pg_sys::has_bypassrls_privilege(pg_sys::GetUserId()) }
+    unsafe { pg_sys::has_bypassrls_privilege(plain::GetOuterUserId()) && pg_sys::has_bypassrls_privilege(plain::GetUserId()) }
 }
 
 /// Raises an error when the statement that scans a table is the one that has loaded the library, and no query: it may work on the rows of
@@ -212,7 +213,7 @@ fn sees_everybody() -> bool {
 /// 55000.
 pub fn require_prepared() -> Result<(), SqlError> {
     // SAFETY: plain values of the process.
-    if HOOKED.get() || unsafe { pg_sys::ParallelWorkerNumber >= 0 || pg_sys::IsLogicalWorker() } {
+    if HOOKED.get() || unsafe { pg_sys::ParallelWorkerNumber >= 0 || plain::IsLogicalWorker() } {
         return Ok(());
     }
     // SAFETY: the portal that runs at the moment, if one does, has its statements in a list.
@@ -262,7 +263,7 @@ fn with_query<R>(run: impl FnOnce(&mut Captured) -> R) -> Option<R> {
 /// check, and a plan for everybody's rows does for one user's.
 pub fn may_plan_key_check() -> bool {
     // SAFETY: a flag of the process.
-    unsafe { pg_sys::InNoForceRLSOperation() }
+    unsafe { plain::InNoForceRLSOperation() }
 }
 
 /// Whether a query is what the check of a foreign key runs, or what a rule has made of that. Only these checks use SPI and leave the
@@ -271,7 +272,7 @@ unsafe fn comes_from_key_check(query: *mut pg_sys::QueryDesc, flags: std::ffi::c
     // SAFETY: the executor's own descriptor; a flag of the process.
     unsafe {
         flags & pg_sys::EXEC_FLAG_SKIP_TRIGGERS as std::ffi::c_int != 0
-            && pg_sys::InNoForceRLSOperation()
+            && plain::InNoForceRLSOperation()
             && !(*query).dest.is_null()
             && [pg_sys::CommandDest::DestSPI, pg_sys::CommandDest::DestNone].contains(&(*(*query).dest).mydest)
     }
@@ -364,7 +365,7 @@ unsafe extern "C-unwind" fn capture(query: *mut pg_sys::QueryDesc, from_key_chec
 /// For whom a query runs that checks no foreign key.
 fn user_of_query() -> Result<User, SqlError> {
     // SAFETY: a flag of the process.
-    if unsafe { pg_sys::IsLogicalWorker() } && !sees_everybody() {
+    if unsafe { plain::IsLogicalWorker() } && !sees_everybody() {
         // The rows that come say whose they are, but triggers run here too.
         return Ok(User::Named(identity::current_user_name()?));
     }
@@ -517,21 +518,4 @@ unsafe extern "C-unwind" fn at_subtransaction(
         }
         _ => {}
     });
-}
-
-#[allow(non_snake_case, reason = "the names are Postgres'")]
-mod unguarded {
-    use pgrx::pg_sys;
-
-    unsafe extern "C-unwind" {
-        pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: std::ffi::c_int);
-        pub fn standard_ExecutorRun(
-            query: *mut pg_sys::QueryDesc,
-            direction: pg_sys::ScanDirection::Type,
-            count: u64,
-            once: bool,
-        );
-        pub fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
-        pub fn standard_ExecutorEnd(query: *mut pg_sys::QueryDesc);
-    }
 }

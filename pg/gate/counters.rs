@@ -8,62 +8,85 @@ use std::cell::{Cell, RefCell};
 use pgrx::{pg_guard, pg_sys};
 
 use super::planner::{nodes, relations};
+use crate::ffi::{plain, unguarded};
 use crate::hash::Map;
+
+/// How often a session tells the statistics of its searches at most, in microseconds: Postgres itself brings them to others once a
+/// second.
+const TELL_INTERVAL: i64 = 1_000_000;
 
 thread_local! {
     /// The counters that stand in for those of the statistics, by index. Postgres keeps their addresses.
     static HIDDEN: RefCell<Map<u32, Box<pg_sys::PgStat_TableStatus>>> = RefCell::default();
+    /// The indexes of the tables that were looked at since the description of some relation changed: none for those that are no user
+    /// tables.
+    static SEEN: RefCell<Map<u32, Box<[u32]>>> = RefCell::default();
+    /// When searches were told last, as the start of a statement.
+    static TOLD: Cell<i64> = const { Cell::new(0) };
+    /// Whether the process tells of what is left when it ends.
+    static TELLS_AT_EXIT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Installs the callback; once per process.
+/// Installs the callbacks; once per process.
 pub fn init() {
-    // SAFETY: a plain function that stays loaded.
-    unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) };
+    // SAFETY: plain functions that stay loaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
+        pg_sys::CacheRegisterRelcacheCallback(Some(forget_seen), pg_sys::Datum::from(0));
+    }
+}
+
+/// A table may have got an index.
+unsafe extern "C-unwind" fn forget_seen(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+    SEEN.with_borrow_mut(Map::clear);
 }
 
 /// Hides the counters of the indexes of all user tables of a statement.
 ///
 /// # Safety
-/// A list of range table entries, whose tables are locked.
+/// A list of range table entries, whose tables are locked. The caller's frames own nothing: errors jump over them.
 pub unsafe fn hide_of_statement(entries: *mut pg_sys::List) {
     // SAFETY: the caller's.
-    unsafe {
-        for table in relations(entries).filter(|table| super::is_user_table(*table).is_some()) {
-            let rel = pg_sys::RelationIdGetRelation(table);
-            if !rel.is_null() {
-                hide_of_table(rel);
-                pg_sys::RelationClose(rel);
-            }
-        }
-    }
+    unsafe { relations(entries).for_each(|table| hide_of_table(table)) };
 }
 
-/// Hides the counters of the indexes of a table that gets a row outside of a query: COPY.
+/// Hides the counters of the indexes of a table if it is a user table.
+///
+/// They are looked at every time: whoever opens an index while `track_counts` is off takes its counters away.
 ///
 /// # Safety
-/// An open user table.
-pub unsafe fn hide_of_copy(rel: pg_sys::Relation) {
-    thread_local! {
-        /// The table and the statement, by its start, that were seen last.
-        static LAST: Cell<(u32, i64)> = const { Cell::new((0, 0)) };
+/// As [`hide_of_statement`].
+pub unsafe fn hide_of_table(table: pg_sys::Oid) {
+    let index = |place: usize| SEEN.with_borrow(|seen| seen.get(&table.to_u32()).map(|indexes| indexes.get(place).copied()));
+    if index(0).is_none() {
+        // SAFETY: the caller's.
+        unsafe { look_at(table) };
     }
-    // SAFETY: the caller's; a value of the process.
-    unsafe {
-        let seen = ((*rel).rd_id.to_u32(), pg_sys::GetCurrentStatementStartTimestamp());
-        if LAST.replace(seen) != seen {
-            hide_of_table(rel);
-        }
+    let mut place = 0;
+    while let Some(Some(next)) = index(place) {
+        // SAFETY: the caller's.
+        unsafe { hide(next.into()) };
+        place += 1;
     }
 }
 
-unsafe fn hide_of_table(rel: pg_sys::Relation) {
-    // SAFETY: an open user table; the list is a copy.
+/// Notes which indexes a table has.
+#[cold]
+unsafe fn look_at(table: pg_sys::Oid) {
+    // SAFETY: the caller has a lock on the table; the list is a copy. Nothing is owned before the last call that may raise an error.
     unsafe {
-        let indexes = pg_sys::RelationGetIndexList(rel);
-        for place in 0..if indexes.is_null() { 0 } else { (*indexes).length as usize } {
-            hide((*(*indexes).elements.add(place)).oid_value);
+        let mut indexes = std::ptr::null_mut();
+        if super::is_user_table(table).is_some() {
+            let rel = unguarded::RelationIdGetRelation(table);
+            if !rel.is_null() {
+                indexes = unguarded::RelationGetIndexList(rel);
+                plain::RelationClose(rel);
+            }
         }
-        pg_sys::list_free(indexes);
+        let count = if indexes.is_null() { 0 } else { (*indexes).length as usize };
+        let numbers = (0..count).map(|place| (*(*indexes).elements.add(place)).oid_value.to_u32()).collect();
+        SEEN.with_borrow_mut(|seen| seen.insert(table.to_u32(), numbers));
+        plain::list_free(indexes);
     }
 }
 
@@ -79,7 +102,7 @@ pub unsafe fn hide_of_plan(indexes: *mut pg_sys::List) {
 unsafe fn hide(index: pg_sys::Oid) {
     // SAFETY: the caller holds a lock on the table; the description outlives the reference as long as nothing changes the index.
     unsafe {
-        let rel = pg_sys::RelationIdGetRelation(index);
+        let rel = unguarded::RelationIdGetRelation(index);
         if rel.is_null() {
             return;
         }
@@ -97,29 +120,56 @@ unsafe fn hide(index: pg_sys::Oid) {
                 }
             });
         }
-        pg_sys::RelationClose(rel);
+        plain::RelationClose(rel);
     }
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::{XACT_EVENT_PARALLEL_PRE_COMMIT, XACT_EVENT_PRE_COMMIT};
-    if [XACT_EVENT_PRE_COMMIT, XACT_EVENT_PARALLEL_PRE_COMMIT].contains(&event) {
-        // SAFETY: the transaction is still open.
-        unsafe { tell_searches() };
+    if ![XACT_EVENT_PRE_COMMIT, XACT_EVENT_PARALLEL_PRE_COMMIT].contains(&event) || HIDDEN.with_borrow(Map::is_empty) {
+        return;
+    }
+    // SAFETY: a value of the process.
+    let now = unsafe { plain::GetCurrentStatementStartTimestamp() };
+    // The clock may be set back.
+    let is_early = (0..TELL_INTERVAL).contains(&(now - TOLD.get()));
+    if is_early && event == XACT_EVENT_PRE_COMMIT {
+        if !TELLS_AT_EXIT.replace(true) {
+            // SAFETY: a plain function that stays loaded.
+            unsafe { pg_sys::before_shmem_exit(Some(tell_the_rest), pg_sys::Datum::from(0)) };
+        }
+        return;
+    }
+    TOLD.set(now);
+    // SAFETY: the transaction is still open.
+    unsafe { tell_searches() };
+}
+
+/// Tells of the searches since the last time, in a transaction of its own, before the process brings its statistics to others for the
+/// last time.
+#[pg_guard]
+unsafe extern "C-unwind" fn tell_the_rest(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    if HIDDEN.with_borrow(|hidden| hidden.values().all(|counters| counters.t_counts.t_numscans == 0)) {
+        return;
+    }
+    TOLD.set(0);
+    // SAFETY: Postgres removes temporary tables in the same way at this time.
+    unsafe {
+        pg_sys::AbortOutOfAnyTransaction();
+        pg_sys::StartTransactionCommand();
+        pg_sys::CommitTransactionCommand();
     }
 }
 
 /// Adds the numbers of searches to the statistics.
 unsafe fn tell_searches() {
     let searched: Vec<(u32, pg_sys::PgStat_Counter)> = HIDDEN.with_borrow_mut(|hidden| {
-        let searched = hidden.iter().filter(|(_, counters)| counters.t_counts.t_numscans > 0);
-        let searched = searched.map(|(index, counters)| (*index, counters.t_counts.t_numscans)).collect();
-        hidden.values_mut().for_each(|counters| counters.t_counts = pg_sys::PgStat_TableCounts::default());
-        searched
+        let searched = hidden.iter_mut().filter(|(_, counters)| counters.t_counts.t_numscans > 0);
+        searched.map(|(index, counters)| (*index, std::mem::take(&mut counters.t_counts).t_numscans)).collect()
     });
     for (index, searches) in searched {
-        // SAFETY: the description is of an index that the transaction has searched, if it is there still.
+        // SAFETY: the description is of an index that the session has searched, if it is there still.
         unsafe {
             let rel = pg_sys::RelationIdGetRelation(index.into());
             if rel.is_null() {
@@ -137,7 +187,7 @@ unsafe fn tell_searches() {
                     (*rel).pgstat_info = hidden;
                 }
             }
-            pg_sys::RelationClose(rel);
+            plain::RelationClose(rel);
         }
     }
 }

@@ -20,6 +20,7 @@ use super::planner::nodes;
 use super::tree::{Kind, is_user_method};
 use crate::error::{SqlError, raise};
 use crate::ffi::catalog;
+use crate::ffi::function::version_1;
 use crate::ffi::memory::in_context;
 use crate::ffi::utility::Statement;
 
@@ -153,13 +154,7 @@ pub unsafe extern "C-unwind" fn kalam_prepare_ddl(call: pg_sys::FunctionCallInfo
     pg_sys::Datum::from(0)
 }
 
-/// Describes the calling convention of the event trigger's function to Postgres.
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_kalam_prepare_ddl() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
-}
+version_1!(pg_finfo_kalam_prepare_ddl);
 
 /// A text that Postgres can keep as long as the statement.
 fn text(name: &CStr) -> *mut c_char {

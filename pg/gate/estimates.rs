@@ -7,6 +7,7 @@ use super::statistics::{self, Shape};
 use super::{Access, access_for_estimate, counters, is_user_table, may_have_users};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
+use crate::ffi::plain;
 use crate::tableam::partition;
 use crate::tableam::storage::Storage;
 
@@ -64,7 +65,7 @@ unsafe extern "C-unwind" fn relation_info(
             return;
         }
         let share = own_share(rel);
-        pg_sys::RelationClose(rel);
+        plain::RelationClose(rel);
         let Some(share) = share else { return };
         for index in super::planner::nodes::<pg_sys::IndexOptInfo>((*info).indexlist) {
             (*index).pages = ((f64::from((*index).pages) * share).ceil() as u32).max(1);

@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use super::context::User;
 use crate::error::SqlError;
 use crate::ffi::catalog;
+use crate::ffi::plain;
 
 /// Whether a role has all rights of another one.
 fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
@@ -34,14 +35,14 @@ pub fn at_the_moment(lent: Option<pg_sys::Oid>, unseen: bool) -> Option<pg_sys::
     // SAFETY: plain values of the process.
     unsafe {
         // A parallel worker has not seen the check of a foreign key below which its leader is.
-        let below_key_check = (unseen || pg_sys::ParallelWorkerNumber >= 0) && pg_sys::InNoForceRLSOperation();
-        if !pg_sys::InSecurityRestrictedOperation() && !below_key_check {
+        let below_key_check = (unseen || pg_sys::ParallelWorkerNumber >= 0) && plain::InNoForceRLSOperation();
+        if !plain::InSecurityRestrictedOperation() && !below_key_check {
             return lent;
         }
-        let (role, session) = (pg_sys::GetUserId(), pg_sys::GetOuterUserId());
+        let (role, session) = (plain::GetUserId(), plain::GetOuterUserId());
         match lent {
             // A function with others' rights, which hides whose rights its caller has.
-            _ if pg_sys::InLocalUserIdChange() => lent.or(Some(pg_sys::InvalidOid)),
+            _ if plain::InLocalUserIdChange() => lent.or(Some(pg_sys::InvalidOid)),
             None if role == session => None,
             _ => Some(lesser(lent, role)),
         }
@@ -51,7 +52,7 @@ pub fn at_the_moment(lent: Option<pg_sys::Oid>, unseen: bool) -> Option<pg_sys::
 /// The role with whose rights code runs below the check of a foreign key that is about to run.
 pub fn by_key_check(lent: Option<pg_sys::Oid>) -> Option<pg_sys::Oid> {
     // SAFETY: plain values of the process. A check runs as the owner of the table that it reads or changes.
-    let (owner, session) = unsafe { (pg_sys::GetUserId(), pg_sys::GetOuterUserId()) };
+    let (owner, session) = unsafe { (plain::GetUserId(), plain::GetOuterUserId()) };
     if owner == session { lent } else { Some(lesser(lent, owner)) }
 }
 

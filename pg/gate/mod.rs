@@ -22,6 +22,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::{OrRaise, SqlError, raise};
+use crate::ffi::function::{return_null, return_text, version_1};
+use crate::ffi::plain;
 use crate::identity;
 use crate::tableam::partition;
 use crate::tableam::storage::{Storage, relation_name};
@@ -273,7 +275,7 @@ pub unsafe fn partition_of_row(
     }
     if !in_query() {
         // SAFETY: the caller's.
-        unsafe { counters::hide_of_copy(rel) };
+        unsafe { counters::hide_of_table((*rel).rd_id) };
     }
     // SAFETY: the caller's.
     let owner = unsafe { user_of_slot(rel, slot) };
@@ -332,7 +334,7 @@ pub fn owner_of_row(rel: pg_sys::Relation, tuple: &[u8]) -> Option<Box<[u8]>> {
         let mut is_null = false;
         let value = pg_sys::heap_getattr(&mut whole, user_column(rel), (*rel).rd_att, &mut is_null);
         let owner = (!is_null).then(|| text_bytes(value).into());
-        pg_sys::pfree(copy.cast());
+        plain::pfree(copy.cast());
         owner
     }
 }
@@ -405,16 +407,22 @@ pub fn access_for_estimate(rel: pg_sys::Relation, storage: &Storage, wait: &dyn 
     }
 }
 
-/// The user whose rows the running statement reaches; none when it reaches everybody's. The planner adds
+version_1!(pg_finfo_kalam_scan_user);
+
+/// The user whose rows the running statement reaches; null when it reaches everybody's. The planner adds
 /// `_user_id = kalam.scan_user()` to what a query asks of a user table, so that indexes can be used.
-#[pg_extern]
-fn scan_user() -> Option<String> {
-    match context::user_of_scan().or_raise() {
-        User::All => None,
-        User::Named(name) => Some(name.to_string()),
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn kalam_scan_user(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let user = context::user_of_scan().or_raise();
+    // SAFETY: what Postgres passes to a function.
+    unsafe {
+        match user {
+            User::All => return_null(call),
+            User::Named(name) => return_text(&name),
+        }
     }
 }
-
 /// The column that says whose a row is and its collation, if a table, by its OID, is a user table or partitioned into some.
 fn is_user_table(table: pg_sys::Oid) -> Option<(i32, pg_sys::Oid)> {
     // SAFETY: the caller's statement holds a lock on the table; the reference is given back at once.
@@ -430,7 +438,7 @@ fn is_user_table(table: pg_sys::Oid) -> Option<(i32, pg_sys::Oid)> {
             let form = &*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1);
             (column, form.attcollation)
         });
-        pg_sys::RelationClose(rel);
+        plain::RelationClose(rel);
         place
     }
 }

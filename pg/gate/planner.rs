@@ -15,6 +15,7 @@ use super::tree::first_leaf;
 use super::{is_user_table, may_have_users};
 use crate::error::SqlError;
 use crate::ffi::compat;
+use crate::ffi::plain;
 use crate::tableam::scan::Scan;
 use crate::tableam::stream;
 
@@ -257,7 +258,7 @@ unsafe fn refuse_update_of_stream(query: *mut pg_sys::Query, tables: &[Table]) {
         });
         if !rel.is_null() {
             stream::refuse_update(rel);
-            pg_sys::RelationClose(rel);
+            plain::RelationClose(rel);
         }
     }
 }
@@ -514,7 +515,7 @@ unsafe fn begins_with_user(index: pg_sys::Oid, column: i32, collation: pg_sys::O
             return false;
         }
         let found = is_sorted_by_user(rel, column, collation);
-        pg_sys::RelationClose(rel);
+        plain::RelationClose(rel);
         found
     }
 }
@@ -551,7 +552,7 @@ pub fn has_rules(table: pg_sys::Oid) -> bool {
             return false;
         }
         let has_some = !(*rel).rd_rules.is_null();
-        pg_sys::RelationClose(rel);
+        plain::RelationClose(rel);
         has_some
     }
 }

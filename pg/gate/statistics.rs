@@ -14,6 +14,7 @@ use pgrx::{pg_guard, pg_sys};
 use crate::ffi::compat;
 use crate::ffi::memory::{in_context, in_new_context, new_context};
 use crate::ffi::pg_guard_ffi_boundary;
+use crate::ffi::plain;
 use crate::tableam::slot::tid_of;
 
 use super::planner::nodes;
@@ -85,7 +86,7 @@ impl Sample {
             match usize::try_from(chosen) {
                 Ok(chosen) if chosen < self.capacity => {
                     // SAFETY: every place below the capacity has a row by now.
-                    unsafe { pg_sys::pfree((*self.rows.add(chosen)).cast()) };
+                    unsafe { plain::pfree((*self.rows.add(chosen)).cast()) };
                     chosen
                 }
                 _ => return,

@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 
 use super::context::meet;
 use crate::ffi::catalog;
+use crate::ffi::plain;
 use crate::tableam;
 
 /// What the tables of a tree are.
@@ -53,7 +54,7 @@ pub fn first_leaf(partitioned: pg_sys::Oid) -> Option<pg_sys::Oid> {
             let oid = *(*parts).oids.add(place);
             if *(*parts).is_leaf.add(place) { Some(oid) } else { first_leaf(oid) }
         });
-        pg_sys::RelationClose(rel);
+        plain::RelationClose(rel);
         found
     }
 }

@@ -8,6 +8,7 @@ use super::entry::{self, Column};
 use super::table::{self, Entry};
 use crate::error::OrRaise;
 use crate::ffi::memory::in_new_context;
+use crate::ffi::plain;
 use crate::gate;
 use crate::tableam::slot::item_pointer;
 
@@ -49,7 +50,7 @@ pub fn kept_rows(rel: pg_sys::Relation, visit: &mut dyn FnMut(KeptRow)) {
         if is_wanted(&entry.user) {
             // SAFETY: reads the backend's own state; a transaction that deleted has an id.
             let (deleted_at, xid) =
-                unsafe { (pg_sys::GetCurrentTransactionStartTimestamp(), pg_sys::GetTopFullTransactionId().value) };
+                unsafe { (plain::GetCurrentTransactionStartTimestamp(), pg_sys::GetTopFullTransactionId().value) };
             let (shape, rows) = (entry.shape.clone(), entry.rows.clone());
             pending.push(Entry { user: entry.user.clone(), deleted_at, xid, shape, rows });
         }

@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 
 use super::buffer::Pending;
 use crate::ffi::memory::in_new_context;
+use crate::ffi::plain;
 
 const SCHEMA: &CStr = c"kalam";
 const TABLE: &CStr = c"deleted_rows";
@@ -96,7 +97,7 @@ unsafe fn insert(table: &Table, info: *mut pg_sys::IndexInfo, command: pg_sys::C
             Some(user) => values[USER] = bytea(user),
             None => nulls[USER] = true,
         }
-        values[DELETED_AT] = pg_sys::Datum::from(pg_sys::GetCurrentTransactionStartTimestamp());
+        values[DELETED_AT] = pg_sys::Datum::from(plain::GetCurrentTransactionStartTimestamp());
         values[XID] = pg_sys::Datum::from(pg_sys::GetTopFullTransactionId().value);
         values[SHAPE] = bytea(&entry.shape);
         values[ROWS] = bytea(&entry.rows);
@@ -139,7 +140,7 @@ unsafe fn bytes_of(value: pg_sys::Datum) -> Vec<u8> {
         let flat = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
         let bytes = pgrx::varlena_to_byte_slice(flat).to_vec();
         if !std::ptr::eq(flat, value.cast_mut_ptr()) {
-            pg_sys::pfree(flat.cast());
+            plain::pfree(flat.cast());
         }
         bytes
     }

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 use super::control_table::ControlTable;
 use super::{Identity, Origin, current_identity};
 use crate::error::SqlError;
+use crate::ffi::plain;
 use crate::gate;
 
 /// How much a user may do; each includes what is below it.
@@ -106,7 +107,7 @@ pub fn current_rank() -> Result<(Identity, Rank), SqlError> {
     let rank = match identity.origin {
         // A function with its owner's rights gets no more of its caller's, nor its caller of the owner's.
         // SAFETY: values of the process.
-        Origin::Role => unsafe { role_rank(pg_sys::GetOuterUserId()).min(role_rank(pg_sys::GetUserId())) },
+        Origin::Role => unsafe { role_rank(plain::GetOuterUserId()).min(role_rank(plain::GetUserId())) },
         _ => active_account(&identity.name).map_or(Rank::User, |account| account.rank),
     };
     // Code that runs with the rights of a table's owner for somebody who has not called it may do no more than its owner.

@@ -78,16 +78,19 @@ impl ControlTable {
         })
     }
 
-    fn open(name: &CStr, lock: pg_sys::LOCKMODE) -> Option<ControlTable> {
-        // SAFETY: catalog look-ups inside a transaction; after an ERROR the resource owner closes the table.
-        unsafe {
+    /// The OID of a table, if the extension is installed in this database.
+    pub fn find(name: &CStr) -> Option<pg_sys::Oid> {
+        // SAFETY: looks into the catalogs' caches, inside a transaction.
+        let oid = unsafe {
             let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
-            if schema == pg_sys::InvalidOid {
-                return None;
-            }
-            let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
-            (oid != pg_sys::InvalidOid).then(|| ControlTable { rel: pg_sys::table_open(oid, lock), lock })
-        }
+            if schema == pg_sys::InvalidOid { schema } else { pg_sys::get_relname_relid(name.as_ptr(), schema) }
+        };
+        (oid != pg_sys::InvalidOid).then_some(oid)
+    }
+
+    fn open(name: &CStr, lock: pg_sys::LOCKMODE) -> Option<ControlTable> {
+        // SAFETY: after an ERROR the resource owner closes the table.
+        ControlTable::find(name).map(|oid| unsafe { ControlTable { rel: pg_sys::table_open(oid, lock), lock } })
     }
 
     /// Appends a row.

@@ -19,10 +19,11 @@ use std::cell::RefCell;
 use std::ffi::CStr;
 use std::rc::Rc;
 
-use pgrx::pg_sys;
-use pgrx::prelude::*;
+use pgrx::{pg_guard, pg_sys};
 
 use crate::error::{OrRaise, SqlError};
+use crate::ffi::function::{return_text, version_1};
+use crate::ffi::plain;
 
 /// The effective user and what made it so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,19 @@ pub fn define_settings() {
 thread_local! {
     /// The name that was asked for last: many statements in a row are for the same user.
     static LAST: RefCell<Rc<str>> = RefCell::new("".into());
+    /// The role whose name was asked for last, and that name.
+    static LAST_ROLE: RefCell<Option<(pg_sys::Oid, Rc<str>)>> = const { RefCell::new(None) };
+}
+
+/// Registers the callback; once per process.
+pub fn init() {
+    let cache = pg_sys::SysCacheIdentifier::AUTHOID as std::ffi::c_int;
+    // SAFETY: a plain function that stays loaded.
+    unsafe { pg_sys::CacheRegisterSyscacheCallback(cache, Some(forget_role), pg_sys::Datum::from(0)) };
+}
+
+unsafe extern "C-unwind" fn forget_role(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
+    LAST_ROLE.set(None);
 }
 
 /// The effective user's name; see [`current_identity`].
@@ -50,6 +64,9 @@ pub fn current_user_name() -> Result<Rc<str>, SqlError> {
         && let Some(name) = session::with_setting(shared)
     {
         return Ok(name);
+    }
+    if session::has_no_login() {
+        return role_name();
     }
     Ok(shared(&current_identity()?.name))
 }
@@ -86,20 +103,35 @@ pub fn current_identity() -> Result<Identity, SqlError> {
 /// # Errors
 /// 28000 when it was dropped.
 pub fn outer_role_name() -> Result<String, SqlError> {
-    // SAFETY: the role's number is a value of the process; the name is allocated by Postgres and copied.
-    let name = unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetOuterUserId(), true);
-        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    role_name().map(|name| name.to_string())
+}
+
+fn role_name() -> Result<Rc<str>, SqlError> {
+    // SAFETY: a value of the process.
+    let role = unsafe { plain::GetOuterUserId() };
+    let known = LAST_ROLE.with_borrow(|last| last.as_ref().filter(|(known, _)| *known == role).map(|(_, name)| Rc::clone(name)));
+    if let Some(name) = known {
+        return Ok(name);
+    }
+    // SAFETY: the name is allocated by Postgres and copied.
+    let name: Option<Rc<str>> = unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into())
     };
-    name.ok_or_else(|| {
+    let name = name.ok_or_else(|| {
         SqlError::invalid_authorization("no user is known for this session")
             .with_detail("The session's role does not exist any more.")
             .with_hint("Connect as another role, or log in with kalam.login().")
-    })
+    })?;
+    LAST_ROLE.set(Some((role, Rc::clone(&name))));
+    Ok(name)
 }
 
+version_1!(pg_finfo_kalam_user_id);
+
 /// The effective user, for SQL.
-#[pg_extern]
-fn user_id() -> String {
-    current_user_name().or_raise().to_string()
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn kalam_user_id(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    return_text(&current_user_name().or_raise())
 }

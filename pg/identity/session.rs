@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use super::account::active_account;
 use super::{Identity, check_user_name, setting_use};
 use crate::error::{SqlError, raise};
+use crate::ffi::plain;
 use crate::ffi::utility::Statement;
 
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -107,7 +108,7 @@ pub fn current_login() -> Option<Login> {
     let (login, session_role) = with_text(&SESSION_LOGIN, Login::from_text)??;
     // Another session role (SET SESSION AUTHORIZATION) is another session.
     // SAFETY: a value of the process.
-    (session_role == unsafe { pg_sys::GetSessionUserId() }.to_u32()).then_some(login)
+    (session_role == unsafe { plain::GetSessionUserId() }.to_u32()).then_some(login)
 }
 
 /// The user that logged in.
@@ -131,7 +132,7 @@ static FOUND_ACTIVE: Mutex<(i64, String)> = Mutex::new((0, String::new()));
 /// Raises an error if the user of a login was dropped since; looks once in a transaction.
 fn require_active(login: &Login) -> Result<(), SqlError> {
     // SAFETY: a value of the process; parallel workers have their leader's.
-    let transaction = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
+    let transaction = unsafe { plain::GetCurrentTransactionStartTimestamp() };
     let found = || FOUND_ACTIVE.lock().unwrap_or_else(PoisonError::into_inner);
     if *found() == (transaction, login.name.clone()) {
         return Ok(());
@@ -175,7 +176,7 @@ fn with_text<R>(setting: &GucSetting<Option<CString>>, run: impl FnOnce(&str) ->
 pub fn statement_time() -> i64 {
     const SECONDS_1970_TO_2000: i64 = 946_684_800;
     // SAFETY: a value of the process; parallel workers have their leader's.
-    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }.div_euclid(1_000_000) + SECONDS_1970_TO_2000
+    unsafe { plain::GetCurrentStatementStartTimestamp() }.div_euclid(1_000_000) + SECONDS_1970_TO_2000
 }
 
 /// How long a change of the login lasts.
@@ -194,7 +195,7 @@ pub enum Span {
 /// None of ours; Postgres raises its own.
 pub fn set_login(login: Option<&Login>, span: Span) {
     // SAFETY: a value of the process.
-    let session_role = unsafe { pg_sys::GetSessionUserId() }.to_u32();
+    let session_role = unsafe { plain::GetSessionUserId() }.to_u32();
     let text = login.map(|login| login.to_text(session_role)).unwrap_or_default();
     // A name with a zero byte cannot come from Postgres.
     let value = CString::new(text).unwrap_or_default();
@@ -306,13 +307,18 @@ pub unsafe fn watch(statement: Statement) {
         let ends_login = role_change(statement.node());
         if (*statement.node()).type_ == pg_sys::NodeTag::T_CopyStmt {
             // A query notes for itself whom it is for.
-            setting_use::note();
+            note_copy();
         }
         statement.run();
         if let Some(span) = ends_login {
             end_login(span);
         }
     }
+}
+
+#[pg_guard]
+extern "C-unwind" fn note_copy() {
+    setting_use::note();
 }
 
 #[pg_guard]

@@ -1,72 +1,84 @@
-//! Tells the audit log for whom sessions act by the setting `kalam.user_id`: an entry for each user, role and session, once an hour.
+//! Tells the audit log for whom sessions act by the setting `kalam.user_id`: an entry for each user, role and client's address, once an
+//! hour.
 //!
-//! A gateway sets it for every transaction, so an entry for each would cost more than the transaction's own work.
+//! A gateway sets it for every transaction, so an entry for each would cost more than the transaction's own work. The sessions of a
+//! server tell each other what they have told.
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
 
 use pgrx::pg_sys;
-use pgrx::prelude::*;
-use std::cell::RefCell;
 
 use super::audit::Event;
 use super::control_table::{ControlTable, Lasts};
 use super::outer_role_name;
 use super::session::{current_login, setting, statement_time, with_setting};
 use crate::error::OrRaise;
-use crate::hash::Map;
+use crate::ffi::plain;
 use crate::settings;
+use crate::shmem::attached_cache;
 
-/// Users that a session remembers to have told of.
-const REMEMBERED: usize = 10_000;
 const HOUR: i64 = 3600;
 
+/// The role, the user and the hour of what the session has told last, for the many statements in a row that are for the same user.
 #[derive(Default)]
-struct Noted {
-    /// The last one, for the many statements in a row that are for the same user.
-    last: (u32, String, i64),
-    /// When the session told of a role and a user, in hours.
-    hours: Map<(u32, String), i64>,
+struct Told {
+    role: u32,
+    user: String,
+    hour: i64,
 }
 
 thread_local! {
-    static NOTED: RefCell<Noted> = RefCell::default();
+    static TOLD: RefCell<Told> = RefCell::default();
+    static ADDRESS: OnceCell<Rc<[u8]>> = const { OnceCell::new() };
 }
 
 /// Called when a statement that may see rows of users begins.
-#[pg_guard]
-pub extern "C-unwind" fn note() {
+pub fn note() {
     if !settings::audits_user_id() {
         return;
     }
     // SAFETY: plain values of the process. What a parallel worker does, its leader has begun.
     let (role, may_write) =
-        unsafe { (pg_sys::GetOuterUserId().to_u32(), !pg_sys::IsInParallelMode() && !pg_sys::RecoveryInProgress()) };
+        unsafe { (plain::GetOuterUserId().to_u32(), !plain::IsInParallelMode() && !plain::RecoveryInProgress()) };
     let hour = statement_time() / HOUR;
-    let is_last = |user: &str| NOTED.with_borrow(|noted| noted.last.0 == role && noted.last.2 == hour && noted.last.1 == user);
+    let is_told = |user: &str| TOLD.with_borrow(|told| told.role == role && told.hour == hour && told.user == user);
     if may_write
-        && with_setting(is_last) == Some(false)
+        && with_setting(is_told) == Some(false)
         && let Some(user) = setting()
     {
         note_user(role, user, hour);
     }
 }
 
-fn note_user(role: u32, user: String, hour: i64) {
-    let key = (role, user.clone());
-    if NOTED.with_borrow(|noted| noted.hours.get(&key) == Some(&hour)) {
-        NOTED.with_borrow_mut(|noted| noted.last = (role, user, hour));
-        return;
+/// The address of the client, which stays what it is; nothing for a client on this machine and in processes without one.
+fn client_address() -> Rc<[u8]> {
+    ADDRESS.with(|address| Rc::clone(address.get_or_init(|| client_address_bytes().into())))
+}
+
+fn client_address_bytes<'a>() -> &'a [u8] {
+    // SAFETY: the function of Postgres takes no argument; its result is copied by the caller.
+    unsafe {
+        let address = pgrx::direct_function_call_as_datum(pg_sys::inet_client_addr, &[]);
+        address.map_or(&[], |address| pgrx::varlena_to_byte_slice(address.cast_mut_ptr()))
     }
+}
+
+fn note_user(role: u32, user: String, hour: i64) {
     if current_login().is_some() {
         return;
     }
-    // A database without the extension has no user tables. Who acts for oneself acts for nobody else.
-    if ControlTable::read(c"audit_log").is_some() && outer_role_name().or_raise() != user {
-        Event::about("set_user_id", &user).by_role().record(Lasts::ForGood).or_raise();
-    }
-    NOTED.with_borrow_mut(|noted| {
-        if noted.hours.len() >= REMEMBERED {
-            noted.hours.clear();
+    // A database without the extension has no user tables.
+    if let Some(log) = ControlTable::find(c"audit_log") {
+        // SAFETY: a value of the process.
+        let database = unsafe { pg_sys::MyDatabaseId };
+        let told = ("set_user_id", database.to_u32(), log.to_u32(), role, &user, client_address(), hour);
+        let others = attached_cache().map(|cache| cache.recent());
+        // Who acts for oneself acts for nobody else.
+        if !others.is_some_and(|others| others.contains(&told)) && outer_role_name().or_raise() != user {
+            Event::about("set_user_id", &user).by_role().record(Lasts::ForGood).or_raise();
+            others.inspect(|others| others.insert(&told));
         }
-        noted.hours.insert((role, user.clone()), hour);
-        noted.last = (role, user, hour);
-    });
+    }
+    TOLD.set(Told { role, user, hour });
 }

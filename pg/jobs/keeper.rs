@@ -13,6 +13,7 @@ use super::policy;
 use super::process::{self, Me, transaction};
 use super::table::{self, NewJob};
 use crate::error::SqlError;
+use crate::ffi::plain;
 use crate::ownership;
 
 /// How long a keeper that has nothing to do stays: shorter than the five seconds for which DROP DATABASE waits for others to leave.
@@ -106,7 +107,7 @@ fn keep_house(me: Me) {
 /// A job on no table that the keeper adds itself.
 fn own_job(kind: Kind) -> NewJob<'static> {
     // SAFETY: the role that the process connected as.
-    let role = unsafe { pg_sys::GetUserId() };
+    let role = unsafe { plain::GetUserId() };
     NewJob { kind, relation: pg_sys::InvalidOid, schema: None, table: None, parameters: "{}", role, automatic: true }
 }
 

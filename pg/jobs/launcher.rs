@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use super::{keeper, process};
 use crate::error::SqlError;
+use crate::ffi::plain;
 use crate::settings;
 use crate::worker::start;
 
@@ -92,7 +93,7 @@ impl Launcher {
                 return true;
             }
             // SAFETY: as above; it is not used again.
-            unsafe { pg_sys::pfree(started.handle.cast()) };
+            unsafe { plain::pfree(started.handle.cast()) };
             if started.place.is_some_and(|place| board.give_up_start(place)) {
                 board.start_failed(started.database, process::now());
                 let error = SqlError::prerequisite("the job process of the database could not start")

@@ -12,6 +12,7 @@ use super::kinds::Kind;
 use crate::error::{OrRaise, SqlError, raise as raise_error};
 use crate::ffi::catalog::{self, RelationInfo};
 use crate::ffi::interrupts::BackendWait;
+use crate::ffi::plain;
 use crate::shmem::engine_cache;
 use crate::tableam::storage::relation_name;
 use crate::tableam::{self, stream};
@@ -104,7 +105,7 @@ fn read_answer(text: &str) -> Result<Value, SqlError> {
 
 fn role() -> u32 {
     // SAFETY: the current user of the session.
-    unsafe { pg_sys::GetUserId() }.to_u32()
+    unsafe { plain::GetUserId() }.to_u32()
 }
 
 /// Asks for a job on one table; returns its id, or that of the active one.

@@ -10,8 +10,8 @@ use pgrx::pg_sys::{self, NodeTag};
 use super::{definition, stored};
 use crate::error::OrRaise;
 use crate::ffi::catalog::text_of;
+use crate::ffi::unguarded;
 use crate::ffi::utility::{Statement, elements};
-use crate::tableam::raw::unguarded;
 
 const PREFIX: &CStr = c"kalam";
 

@@ -19,6 +19,7 @@ use super::status::{current_xid, narrow};
 use super::storage::Storage;
 use crate::error::{SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
+use crate::ffi::plain;
 use crate::gate::{self, Access, in_key_check, is_partitioned, owner_of_row, refuse_other_partition};
 use crate::history::{self, DeletedRow};
 use crate::jobs::count_rows;
@@ -30,7 +31,7 @@ const MOVED_BLOCK: u32 = u32::MAX;
 /// Refuses changes while parallel workers run.
 pub fn refuse_in_parallel_mode(what: &str) {
     // SAFETY: reads the backend's own state.
-    if unsafe { pg_sys::IsInParallelMode() } {
+    if unsafe { plain::IsInParallelMode() } {
         raise(SqlError::invalid_transaction_state(format!("cannot {what} tuples during a parallel operation")));
     }
 }

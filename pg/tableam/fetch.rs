@@ -16,6 +16,7 @@ use super::storage::Storage;
 use super::stream::Expiry;
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
+use crate::ffi::{plain, unguarded};
 use crate::gate::{Access, in_query, is_partitioned};
 
 /// Puts a version into a slot, if it is there at all.
@@ -200,7 +201,7 @@ struct IndexFetch {
 pub unsafe extern "C-unwind" fn index_fetch_begin(rel: pg_sys::Relation) -> *mut pg_sys::IndexFetchTableData {
     // SAFETY: a zeroed chunk in the executor's memory context, filled below.
     unsafe {
-        let fetch = pg_sys::palloc0(size_of::<IndexFetch>()).cast::<IndexFetch>();
+        let fetch = unguarded::palloc0(size_of::<IndexFetch>()).cast::<IndexFetch>();
         (*fetch).base.rel = rel;
         let storage = Storage::of(rel);
         (&raw mut (*fetch).storage).write(storage);
@@ -233,7 +234,7 @@ pub unsafe extern "C-unwind" fn index_fetch_end(fetch: *mut pg_sys::IndexFetchTa
     // SAFETY: made by `index_fetch_begin` and not used afterwards.
     unsafe {
         unpin(&mut *fetch.cast::<IndexFetch>());
-        pg_sys::pfree(fetch.cast());
+        plain::pfree(fetch.cast());
     }
 }
 

@@ -6,7 +6,6 @@ use kalamdb_engine::page::{Header, TupleState};
 use kalamdb_engine::visibility::{TransactionStatus, satisfies_vacuum, update_xid};
 use pgrx::{pg_guard, pg_sys};
 
-use super::raw;
 use super::row_lock::{WaitFor, nothing_to_drop, wait_for_xid};
 use super::scan::Scan;
 use super::slot::{item_pointer, slot_ops};
@@ -15,6 +14,7 @@ use super::storage::relation_name;
 use crate::error::raise;
 use crate::ffi::compat;
 use crate::ffi::interrupts::check_for_interrupts;
+use crate::ffi::unguarded;
 use crate::gate;
 
 /// The executor's state for predicates and expressions of one index.
@@ -57,7 +57,7 @@ impl Expressions {
                     return false;
                 }
             }
-            raw::unguarded::FormIndexDatum(self.info, self.slot, self.estate, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+            unguarded::FormIndexDatum(self.info, self.slot, self.estate, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
             true
         }
     }
@@ -357,7 +357,7 @@ pub unsafe extern "C-unwind" fn index_validate_scan(
             };
             let mut pointer = item_pointer(root);
             let (values, nulls) = (expressions.values.as_mut_ptr(), expressions.nulls.as_mut_ptr());
-            raw::unguarded::index_insert(index, values, nulls, &mut pointer, rel, unique, false, info);
+            unguarded::index_insert(index, values, nulls, &mut pointer, rel, unique, false, info);
             (*state).tups_inserted += 1.0;
         }
         expressions.end();

@@ -16,6 +16,7 @@ use super::storage::Storage;
 use super::{stream, values};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::interrupts::BackendWait;
+use crate::ffi::unguarded;
 use crate::jobs::count_rows;
 use crate::{gate, wal};
 
@@ -178,6 +179,16 @@ fn refuse_parallel() {
     }
 }
 
+/// Ends a serializable transaction whose new row would complete a cycle of such transactions.
+fn check_conflicts(rel: pg_sys::Relation) {
+    // SAFETY: an open relation; the level is a value of the process and stays as it is from the first snapshot on.
+    unsafe {
+        if pg_sys::XactIsoLevel as u32 == pg_sys::XACT_SERIALIZABLE {
+            raw::CheckForSerializableConflictIn(rel, std::ptr::null_mut(), pg_sys::InvalidBlockNumber);
+        }
+    }
+}
+
 /// The page that a version needs.
 fn wanted(rel: pg_sys::Relation, partition: u32, len: usize) -> Wanted {
     Wanted { partition, len, reserve: reserve_for_updates(rel), avoid: None, time: None }
@@ -201,7 +212,7 @@ unsafe fn insert_row(
         let time = stream::time_of_insert(rel);
         let partition = gate::partition_of_row(rel, &storage, slot, &wait);
         let new = NewTuple::from_slot(rel, &storage, slot);
-        raw::CheckForSerializableConflictIn(rel, std::ptr::null_mut(), pg_sys::InvalidBlockNumber);
+        check_conflicts(rel);
         let wanted = Wanted { time, ..wanted(rel, partition, new.version_len()) };
         let mut page = page_with_room(&storage, wanted, &wait).or_raise();
         let block = page.key().page.as_block().expect("rows are stored in blocks");
@@ -216,7 +227,7 @@ unsafe fn insert_row(
         new.show(&header, tid);
         (*slot).tts_tid = pointer;
         (*slot).tts_tableOid = (*rel).rd_id;
-        pg_sys::pgstat_count_heap_insert(rel, 1);
+        unguarded::pgstat_count_heap_insert(rel, 1);
         count_rows(&storage, 1);
     }
 }
@@ -314,7 +325,7 @@ pub unsafe extern "C-unwind" fn multi_insert(
             Vec::new()
         };
         let rows: Vec<NewTuple> = slots.iter().map(|slot| NewTuple::from_slot(rel, &storage, *slot)).collect();
-        raw::CheckForSerializableConflictIn(rel, std::ptr::null_mut(), pg_sys::InvalidBlockNumber);
+        check_conflicts(rel);
         let mut done = 0;
         while done < rows.len() {
             let partition = partitions.get(done).copied().unwrap_or(0);
@@ -334,7 +345,7 @@ pub unsafe extern "C-unwind" fn multi_insert(
             }
             done += tids.len();
         }
-        pg_sys::pgstat_count_heap_insert(rel, rows.len() as pg_sys::PgStat_Counter);
+        unguarded::pgstat_count_heap_insert(rel, rows.len() as pg_sys::PgStat_Counter);
         count_rows(&storage, rows.len() as u64);
     }
 }

@@ -18,6 +18,7 @@ use super::{is_ours, main_fork, partition, raw, temporary};
 use crate::error::OrRaise;
 use crate::ffi::compat::{self, NO_BACKEND};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+use crate::ffi::{plain, unguarded};
 use crate::gate;
 use crate::shmem::{engine_cache, known_cache};
 
@@ -42,7 +43,7 @@ unsafe fn first_value(rel: pg_sys::Relation) -> Option<u32> {
                 return None;
             }
             let found = if is_ours(old) { Storage::find(old) } else { None };
-            pg_sys::RelationClose(old);
+            plain::RelationClose(old);
             found
         };
         // A table of another access method may have been ours before, in this transaction too.
@@ -209,7 +210,7 @@ fn forget_files(for_commit: bool) {
     let mut nodes: *mut pg_sys::RelFileNode = std::ptr::null_mut();
     // SAFETY: Postgres returns an allocated array of that many identities, or none.
     unsafe {
-        let count = pg_sys::smgrGetPendingDeletes(for_commit, &mut nodes);
+        let count = unguarded::smgrGetPendingDeletes(for_commit, &mut nodes);
         for place in 0..count.max(0) as usize {
             let file = file_of_node(&*nodes.add(place), NO_BACKEND);
             if let Some(place) = cache.storages().find(&file) {
@@ -221,7 +222,7 @@ fn forget_files(for_commit: bool) {
             }
         }
         if !nodes.is_null() {
-            pg_sys::pfree(nodes.cast());
+            plain::pfree(nodes.cast());
         }
     }
 }

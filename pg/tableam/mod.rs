@@ -35,6 +35,7 @@ mod temporary;
 
 use std::sync::OnceLock;
 
+use crate::ffi::function::version_1;
 use pgrx::prelude::*;
 
 pub use storage::require_table;
@@ -143,13 +144,7 @@ pub fn init() {
     prefetch::init();
 }
 
-/// Describes the calling convention of the handler function to Postgres.
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_kalam_shared_handler() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
-}
+version_1!(pg_finfo_kalam_shared_handler, pg_finfo_kalam_user_handler, pg_finfo_kalam_stream_handler);
 
 /// The SQL function `kalam.shared_handler`: gives Postgres the table of callbacks.
 #[unsafe(no_mangle)]
@@ -158,27 +153,11 @@ pub extern "C-unwind" fn kalam_shared_handler(_call: pg_sys::FunctionCallInfo) -
     pg_sys::Datum::from(std::ptr::from_ref(shared_routine()).cast_mut())
 }
 
-/// Describes the calling convention of the handler function to Postgres.
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_kalam_user_handler() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
-}
-
 /// The SQL function `kalam.user_handler`: gives Postgres the table of callbacks.
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub extern "C-unwind" fn kalam_user_handler(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     pg_sys::Datum::from(std::ptr::from_ref(user_routine()).cast_mut())
-}
-
-/// Describes the calling convention of the handler function to Postgres.
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_kalam_stream_handler() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
 }
 
 /// The SQL function `kalam.stream_handler`: gives Postgres the table of callbacks.

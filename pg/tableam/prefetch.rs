@@ -3,7 +3,10 @@
 //! A bitmap scan prefetches through the relation's main fork, which has no blocks: at best that is wasted, and from block
 //! 131,072 on it fails, as that block would lie in another file segment.
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys;
+
+use crate::ffi::unguarded;
+use crate::ffi::utility::elements;
 
 static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
 
@@ -16,22 +19,17 @@ pub fn init() {
     }
 }
 
-#[pg_guard]
+// Without a guard, which each statement would pay for: nothing in here owns anything.
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: std::ffi::c_int) {
     // SAFETY: the hook gets what the executor gets.
     unsafe {
-        match PREVIOUS {
-            Some(previous) => previous(query, flags),
-            None => pg_sys::standard_ExecutorStart(query, flags),
-        }
+        let start = PREVIOUS.unwrap_or(unguarded::standard_ExecutorStart);
+        start(query, flags);
         if !(*query).planstate.is_null() {
             visit((*query).planstate, std::ptr::null_mut());
-            let subplans = (*(*query).estate).es_subplanstates;
-            let count = if subplans.is_null() { 0 } else { (*subplans).length as usize };
-            for place in 0..count {
-                let state = (*(*subplans).elements.add(place)).ptr_value.cast::<pg_sys::PlanState>();
+            for state in elements::<pg_sys::PlanState>((*(*query).estate).es_subplanstates) {
                 if !state.is_null() {
-                    visit(state, std::ptr::null_mut());
+                    visit(*state, std::ptr::null_mut());
                 }
             }
         }
@@ -48,6 +46,6 @@ unsafe extern "C-unwind" fn visit(state: *mut pg_sys::PlanState, context: *mut s
                 (*bitmap).prefetch_maximum = 0;
             }
         }
-        pg_sys::planstate_tree_walker(state, Some(visit), context)
+        unguarded::planstate_tree_walker(state, visit, context)
     }
 }

@@ -13,11 +13,11 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::LockTupleMode::{self, LockTupleExclusive, LockTupleKeyShare, LockTupleNoKeyExclusive, LockTupleShare};
 use pgrx::pg_sys::MultiXactStatus;
 
-use super::raw;
 use super::slot::item_pointer;
 use super::status::{PostgresStatus, for_each_member, narrow};
 use super::storage::relation_name;
 use crate::error::{SqlError, raise};
+use crate::ffi::{plain, unguarded};
 
 /// xmax of a version with one more holder.
 #[derive(Clone, Copy)]
@@ -258,7 +258,7 @@ pub fn wait_for_xid(xid: pg_sys::TransactionId, what: &WaitFor, block: bool) -> 
     let mut tid = item_pointer(what.tid);
     // SAFETY: no latch is held; the wait serves interrupts. The frames up to the callback's guard have nothing to drop, and that
     // guard keeps no state that a jump past it would leave behind; Postgres' handler puts its own stacks back.
-    unsafe { raw::unguarded::XactLockTableWait(xid, what.rel, &mut tid, what.operation) };
+    unsafe { unguarded::XactLockTableWait(xid, what.rel, &mut tid, what.operation) };
     true
 }
 
@@ -286,7 +286,7 @@ pub fn wait_for_multi(multi: u32, status: MultiXactStatus::Type, infomask: u16, 
             }
         }
         if !members.is_null() {
-            pg_sys::pfree(members.cast());
+            plain::pfree(members.cast());
         }
     }
     (got, remaining)
@@ -317,7 +317,7 @@ impl TupleLock {
         let mut tid = item_pointer(self.tid);
         if policy == pg_sys::LockWaitPolicy::LockWaitBlock {
             // SAFETY: as in `wait_for_xid`.
-            unsafe { raw::unguarded::LockTuple(self.rel, &mut tid, heavyweight(self.mode)) };
+            unsafe { unguarded::LockTuple(self.rel, &mut tid, heavyweight(self.mode)) };
         } else {
             // SAFETY: no latch is held; errors unwind through the guard.
             let got = unsafe { pg_sys::ConditionalLockTuple(self.rel, &mut tid, heavyweight(self.mode)) };

@@ -21,6 +21,7 @@ use super::{partition, prune, raw, stats};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::ffi::memory::in_context;
+use crate::ffi::plain;
 use crate::gate::{Access, Sample};
 
 pub use sample::{scan_sample_next_block, scan_sample_next_tuple};
@@ -156,7 +157,7 @@ impl Scan {
     fn drop_list(&mut self) {
         if !self.list.is_null() {
             // SAFETY: allocated by `set_list`.
-            unsafe { pg_sys::pfree(self.list.cast()) };
+            unsafe { plain::pfree(self.list.cast()) };
             self.list = std::ptr::null_mut();
         }
     }
@@ -531,12 +532,12 @@ pub unsafe extern "C-unwind" fn scan_end(scan: pg_sys::TableScanDesc) {
         }
         pg_sys::RelationDecrementReferenceCount((*scan).rs_rd);
         if !(*scan).rs_key.is_null() {
-            pg_sys::pfree((*scan).rs_key.cast());
+            plain::pfree((*scan).rs_key.cast());
         }
         if (*scan).rs_flags & pg_sys::ScanOptions::SO_TEMP_SNAPSHOT != 0 {
             pg_sys::UnregisterSnapshot((*scan).rs_snapshot);
         }
-        pg_sys::pfree(scan.cast());
+        plain::pfree(scan.cast());
     }
 }
 

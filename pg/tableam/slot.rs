@@ -11,6 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::pins::{self, NO_FRAME};
 use super::storage::Storage;
+use crate::ffi::plain;
 use crate::shmem::engine_cache;
 
 /// Heap's slot with the frame its tuple lies in.
@@ -86,7 +87,7 @@ unsafe fn drop_tuple(kalam: *mut KalamSlot) {
     unsafe {
         let slot = &raw mut (*kalam).base.base;
         if (*slot).tts_flags & SHOULD_FREE != 0 {
-            pg_sys::pfree((*kalam).base.tuple.cast());
+            plain::pfree((*kalam).base.tuple.cast());
             (*slot).tts_flags &= !SHOULD_FREE;
         }
         if (*kalam).frame != NO_FRAME {

@@ -7,7 +7,7 @@ use kalamdb_engine::page::Header;
 use kalamdb_engine::visibility::{self, DirtyInfo, TransactionStatus};
 use pgrx::pg_sys;
 
-use super::raw;
+use crate::ffi::plain;
 
 thread_local! {
     /// A recent full transaction id: the reference that widens 32-bit ids.
@@ -24,7 +24,7 @@ pub fn narrow(xid: Xid) -> pg_sys::TransactionId {
 #[inline]
 pub fn refresh_reference() {
     // SAFETY: reads a shared counter under Postgres' own lock.
-    let next = unsafe { pg_sys::ReadNextFullTransactionId() };
+    let next = unsafe { plain::ReadNextFullTransactionId() };
     REFERENCE.set(next.value);
 }
 
@@ -60,7 +60,7 @@ impl TransactionStatus for PostgresStatus {
     #[inline]
     fn is_current(&self, xid: Xid) -> bool {
         // SAFETY: reads this backend's own state and never raises.
-        unsafe { raw::transaction_id_is_current(narrow(xid)) }
+        unsafe { plain::transaction_id_is_current(narrow(xid)) }
     }
 
     fn in_progress(&self, xid: Xid) -> bool {
@@ -92,8 +92,8 @@ impl TransactionStatus for PostgresStatus {
         // An asynchronously committed transaction must not look committed on a page that could reach the store first.
         // SAFETY: both read shared counters and never raise.
         unsafe {
-            let commit = raw::commit_lsn(narrow(xid));
-            !(raw::log_needs_flush(commit) && page_lsn.0 < commit)
+            let commit = plain::commit_lsn(narrow(xid));
+            !(plain::log_needs_flush(commit) && page_lsn.0 < commit)
         }
     }
 }
@@ -113,7 +113,7 @@ pub fn for_each_member(
             visit(member.xid, member.status);
         }
         if !members.is_null() {
-            pg_sys::pfree(members.cast());
+            plain::pfree(members.cast());
         }
         count
     }

@@ -17,6 +17,7 @@ use super::storage::{Storage, relation_name};
 use super::{is_stream_routine, vacuum};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+use crate::ffi::plain;
 use crate::{gate, options, wal};
 
 /// Whether rows of a relation vanish.
@@ -47,7 +48,7 @@ impl Expiry {
             return Expiry::NEVER;
         }
         // SAFETY: a value of the process.
-        Expiry::at(rel, millis(unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }))
+        Expiry::at(rel, millis(unsafe { plain::GetCurrentTransactionStartTimestamp() }))
     }
 
     fn at(rel: pg_sys::Relation, now: i64) -> Expiry {

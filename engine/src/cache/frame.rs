@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::latch::Latch;
-use super::memory::Extent;
+use super::memory::{Edge, Extent};
 use crate::error::{Error, ErrorKind};
 use crate::ids::{Lsn, PageKey, PageNumber, StorageId};
 
@@ -82,6 +82,8 @@ pub(super) struct Frame {
     pub(super) report: AtomicU64,
     /// The units of memory that the frame has.
     extent: AtomicU32,
+    /// The unit before it.
+    pub(super) edge: Edge,
 }
 
 const _: () = assert!(size_of::<Frame>() == 64);

@@ -10,9 +10,11 @@ use super::header::{Header, LAYOUT_VERSION, MAGIC};
 use super::job_board::JobBoard;
 use super::latch::Latch;
 use super::load_queue::LoadQueue;
+use super::memory::{Edge, HEAD};
+use super::recent::Recent;
 use super::requests::RequestBoard;
 use super::storage_table::StorageDescriptor;
-use super::{Cache, FRAME_UNITS, Region};
+use super::{Cache, FRAME_UNITS, MEMORY_UNIT, Region};
 use crate::error::{Error, ErrorKind, Result};
 use crate::page::PAGE_SIZE;
 
@@ -41,6 +43,7 @@ pub(super) struct Layout {
     load_failures: usize,
     requests: usize,
     job_board: usize,
+    recent: usize,
     partitions: usize,
     bucket_heads: usize,
     storage_buckets: usize,
@@ -74,12 +77,15 @@ impl Layout {
         let load_failures = place(size_of::<LoadFailures>(), 64);
         let requests = place(size_of::<RequestBoard>(), 64);
         let job_board = place(size_of::<JobBoard>(), 64);
+        let recent = place(size_of::<Recent>(), 64);
         let partitions = place(PARTITIONS as usize * 64, 64);
         let bucket_heads = place(buckets as usize * 4, 64);
         let storage_buckets = place(storages as usize * 4, 64);
         let storage_descriptors = place(storages as usize * size_of::<StorageDescriptor>(), 64);
-        let frame_descriptors = place(frames as usize * size_of::<Frame>(), 64);
-        let pages = place(frames as usize * PAGE_SIZE, 4096);
+        // One more, for the edge behind the last frame.
+        let frame_descriptors = place((frames as usize + 1) * size_of::<Frame>(), 64);
+        let first_edge = place(MEMORY_UNIT + frames as usize * PAGE_SIZE, MEMORY_UNIT);
+        let pages = first_edge + MEMORY_UNIT - HEAD;
         Layout {
             frames,
             storages,
@@ -88,6 +94,7 @@ impl Layout {
             load_failures,
             requests,
             job_board,
+            recent,
             partitions,
             bucket_heads,
             storage_buckets,
@@ -130,6 +137,7 @@ impl Cache {
         cache.load_failures().format();
         cache.requests().format();
         cache.jobs().format();
+        cache.recent().format();
         for bucket in cache.bucket_heads() {
             bucket.store(u32::MAX, Ordering::Relaxed);
         }
@@ -196,6 +204,11 @@ impl Cache {
         &self.part::<JobBoard>(self.region.layout.job_board, 1)[0]
     }
 
+    /// What processes tell each other that they have met.
+    pub fn recent(&self) -> &Recent {
+        &self.part::<Recent>(self.region.layout.recent, 1)[0]
+    }
+
     pub(super) fn partition_latch(&self, hash: u32) -> &Latch {
         &self.part::<Latch>(self.region.layout.partitions + (hash % PARTITIONS) as usize * 64, 1)[0]
     }
@@ -223,6 +236,12 @@ impl Cache {
         &self.frames()[number as usize]
     }
 
+    /// The edge before a frame, or behind the last one.
+    #[inline]
+    pub(super) fn edge(&self, number: u32) -> &Edge {
+        &self.part::<Frame>(self.region.layout.frame_descriptors, self.region.layout.frames as usize + 1)[number as usize].edge
+    }
+
     #[inline]
     pub(super) fn page_pointer(&self, frame: u32) -> *mut u8 {
         debug_assert!(frame < self.region.layout.frames);
@@ -230,17 +249,29 @@ impl Cache {
         unsafe { self.region.base.add(self.region.layout.pages + frame as usize * PAGE_SIZE) }
     }
 
-    /// Gives memory of a frame that the caller has to itself back to the operating system; the bytes read as zero then.
+    /// Whether memory can be given back: not if all of it was there from the start, as it might not be had again.
+    pub(super) fn can_give_back(&self) -> bool {
+        self.memory_units() < u64::from(self.frame_count()) * u64::from(FRAME_UNITS)
+    }
+
+    /// Gives units of a frame that the caller has to itself back to the operating system; the bytes read as zero then.
     pub(super) fn give_back(&self, frame: u32, range: Range<usize>) -> bool {
         if range.is_empty() {
             return true;
         }
-        if self.memory_units() >= u64::from(self.frame_count()) * u64::from(FRAME_UNITS) {
-            // All memory was there from the start. What is given back might not be had again.
+        if !self.can_give_back() {
             return false;
         }
         // SAFETY: the range lies in the frame, which nobody else reads or writes.
         unsafe { libc::madvise(self.page_pointer(frame).add(range.start).cast(), range.len(), libc::MADV_REMOVE) == 0 }
+    }
+
+    /// As [`Cache::give_back`] with the unit of an edge that no frame uses.
+    pub(super) fn give_edge_back(&self, edge: u32) -> bool {
+        debug_assert!(edge <= self.region.layout.frames);
+        let start = self.region.layout.pages + edge as usize * PAGE_SIZE + HEAD - MEMORY_UNIT;
+        // SAFETY: the layout keeps the edges on both sides of every frame inside the region; nobody reads or writes this one.
+        unsafe { libc::madvise(self.region.base.add(start).cast(), MEMORY_UNIT, libc::MADV_REMOVE) == 0 }
     }
 }
 

@@ -333,14 +333,20 @@ impl Cache {
         Ok(())
     }
 
-    /// Goes round the frames at most `steps` steps for one that can be taken away; it comes untagged and claimed.
+    /// Goes round the frames at most `steps` steps for one that can be taken away; it comes untagged and claimed, and may be written to.
+    pub(super) fn claim_once(&self, steps: usize) -> Option<u32> {
+        let claimed = self.claim_any(steps);
+        claimed.inspect(|number| self.occupy(*number))
+    }
+
+    /// As [`Cache::claim_once`], for a frame to which nothing is written.
     ///
     /// When memory is used up only a frame that has some will do, and when pages have grown beyond it the first ones give theirs back.
-    pub(super) fn claim_once(&self, steps: usize) -> Option<u32> {
+    pub(super) fn claim_any(&self, steps: usize) -> Option<u32> {
         for _ in 0..steps {
             let number = self.header().clock_hand.fetch_add(1, Ordering::Relaxed) % self.region.layout.frames;
             let frame = self.frame(number);
-            if (self.memory_is_full() && frame.extent().units() == 0) || !frame.try_claim() {
+            if (self.memory_is_full() && !self.has_memory(number)) || !frame.try_claim() {
                 continue;
             }
             if frame.state.load(Ordering::Relaxed) & TAGGED != 0 {

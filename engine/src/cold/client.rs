@@ -44,26 +44,35 @@ impl<'w> Client<'w> {
         self.cache.header().skip_segment(segment);
     }
 
-    /// Tells where the file of a segment is about to be stored: should this process end before the commit, the engine deletes it. For
+    /// Tells where the files of segments are about to be stored: should this process end before the commit, the engine deletes them. For
     /// locations that others use as well, this is the only way in which files without an owner are found.
     ///
     /// # Errors
     /// Those of the store; what ends the wait.
-    pub fn announce_file(&self, segment: u64, place: FilePlace) -> Result<()> {
-        self.done(RequestClass::Long, Ask::Announce { segment, place })
+    pub fn announce_files(&self, files: Vec<(u64, FilePlace)>) -> Result<()> {
+        self.done(RequestClass::Long, Ask::Announce(files))
     }
 
-    /// Makes a stored segment part of its storage. After an error the caller leaves the file alone: the engine knows whether it is needed,
-    /// and deletes it later if it is not.
+    /// Makes stored segments part of their storages; answers for each of them. After an error the caller leaves the files alone: the engine
+    /// knows which are needed, and deletes the others later.
     ///
     /// # Errors
     /// `StorageMissing` when the storage is gone, `InvalidInput` when the file is not as the summary says; `Corrupt`, `Io`, `DiskFull`,
     /// `Unavailable`; what ends the wait.
-    pub fn commit_segment(&self, commit: CommitSegment) -> Result<Committed> {
-        match self.ask(RequestClass::Long, Ask::Commit(Box::new(commit)))? {
-            Told::Committed(committed) => Ok(committed),
+    pub fn commit_segments(&self, segments: Vec<CommitSegment>) -> Result<Vec<Committed>> {
+        let count = segments.len();
+        match self.ask(RequestClass::Long, Ask::Commit(segments))? {
+            Told::Committed(committed) if committed.len() == count => Ok(committed),
             _ => Err(unsuited()),
         }
+    }
+
+    /// As [`Client::commit_segments`], for one.
+    ///
+    /// # Errors
+    /// As [`Client::commit_segments`].
+    pub fn commit_segment(&self, segment: CommitSegment) -> Result<Committed> {
+        self.commit_segments(vec![segment])?.pop().ok_or_else(unsuited)
     }
 
     /// The cold blocks from `from` on: durably so, when this returns. A block among them may become hot at any moment.

@@ -15,12 +15,33 @@ use std::time::Duration;
 
 use super::shared::{Shared, lock};
 use crate::cache::Cache;
-use crate::cold::{Garbage, SegmentRecord, StoredLocation};
+use crate::cold::{FilePlace, Garbage, SegmentRecord, StoredLocation};
 use crate::error::Result;
 use crate::ids::StorageId;
 use crate::store::Store;
 
-type Segments = BTreeMap<u64, Arc<SegmentRecord>>;
+/// The segments of a storage, by number. Tables of many users have as many.
+#[derive(Default)]
+struct Segments {
+    list: BTreeMap<u64, Arc<SegmentRecord>>,
+    /// Length of their files.
+    bytes: u64,
+}
+
+impl Segments {
+    fn insert(&mut self, record: SegmentRecord) {
+        self.bytes += record.bytes;
+        if let Some(old) = self.list.insert(record.segment, Arc::new(record)) {
+            self.bytes -= old.bytes;
+        }
+    }
+
+    fn remove(&mut self, segment: u64) {
+        if let Some(old) = self.list.remove(&segment) {
+            self.bytes -= old.bytes;
+        }
+    }
+}
 
 /// What the worker knows of cold storage, and what its threads meet at.
 pub(super) struct Cold {
@@ -49,7 +70,7 @@ impl Cold {
     pub(super) fn open(store: &Store) -> Result<Cold> {
         let mut segments: HashMap<StorageId, Segments> = HashMap::new();
         for segment in store.segments()? {
-            segments.entry(segment.storage).or_default().insert(segment.segment, Arc::new(segment));
+            segments.entry(segment.storage).or_default().insert(segment);
         }
         let locations = store.locations()?.into_iter().map(|location| ((location.database, location.name.clone()), location));
         Ok(Cold {
@@ -80,12 +101,35 @@ impl Cold {
 
     /// A segment by its number.
     fn segment(&self, storage: StorageId, segment: u64) -> Option<Arc<SegmentRecord>> {
-        self.read_segments(|segments| segments.get(&storage)?.get(&segment).cloned())
+        self.read_segments(|segments| segments.get(&storage)?.list.get(&segment).cloned())
     }
 
     /// The segments of a storage.
     fn segments_of(&self, storage: StorageId) -> Vec<Arc<SegmentRecord>> {
-        self.read_segments(|segments| segments.get(&storage).map(|list| list.values().cloned().collect()).unwrap_or_default())
+        self.segments_behind(storage, 0, usize::MAX)
+    }
+
+    /// As many segments of a storage with numbers above `after`, the next ones first.
+    fn segments_behind(&self, storage: StorageId, after: u64, most: usize) -> Vec<Arc<SegmentRecord>> {
+        self.read_segments(|segments| {
+            let Some(segments) = segments.get(&storage) else { return Vec::new() };
+            segments.list.range(after + 1..).take(most).map(|(_, segment)| Arc::clone(segment)).collect()
+        })
+    }
+
+    /// Number of segments whose files are in a place as wanted.
+    fn count_places(&self, is_wanted: impl Fn(&FilePlace) -> bool) -> usize {
+        self.read_segments(|segments| {
+            let records = segments.values().flat_map(|segments| segments.list.values());
+            records.filter(|record| is_wanted(&record.place)).count()
+        })
+    }
+
+    /// Whether a segment with this number has its file in a place as wanted.
+    fn has_segment(&self, segment: u64, is_wanted: impl Fn(&FilePlace) -> bool) -> bool {
+        self.read_segments(|segments| {
+            segments.values().any(|segments| segments.list.get(&segment).is_some_and(|record| is_wanted(&record.place)))
+        })
     }
 
     /// The storages that have segments.
@@ -97,7 +141,7 @@ impl Cold {
         let storage = record.storage;
         {
             let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-            segments.entry(storage).or_default().insert(record.segment, Arc::new(record));
+            segments.entry(storage).or_default().insert(record);
             self.any.store(true, Ordering::Release);
         }
         self.publish(cache, storage);
@@ -106,9 +150,9 @@ impl Cold {
     fn remove(&self, cache: &Cache, record: &SegmentRecord) {
         {
             let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-            if let Some(list) = segments.get_mut(&record.storage) {
-                list.remove(&record.segment);
-                if list.is_empty() {
+            if let Some(of_storage) = segments.get_mut(&record.storage) {
+                of_storage.remove(record.segment);
+                if of_storage.list.is_empty() {
                     segments.remove(&record.storage);
                 }
             }
@@ -139,10 +183,11 @@ impl Cold {
     pub(super) fn publish(&self, cache: &Cache, storage: StorageId) {
         let table = cache.storages();
         let Some(place) = table.find_id(storage) else { return };
-        let segments = self.segments_of(storage);
+        let (count, bytes) = self
+            .read_segments(|segments| segments.get(&storage).map_or((0, 0), |segments| (segments.list.len(), segments.bytes)));
         let descriptor = table.at(place);
-        descriptor.segment_bytes.store(segments.iter().map(|segment| segment.bytes).sum(), Ordering::Relaxed);
-        descriptor.segments.store(segments.len() as u32, Ordering::Relaxed);
+        descriptor.segment_bytes.store(bytes, Ordering::Relaxed);
+        descriptor.segments.store(count as u32, Ordering::Relaxed);
     }
 
     /// Gives up the files that were announced: the processes that wanted to commit them are gone.

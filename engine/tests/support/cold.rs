@@ -144,7 +144,7 @@ impl Job<'_> {
         let path = segment_file_name(storage, segment, rand_suffix());
         let place = FilePlace { database: 5, location: LOCAL.to_owned(), path };
         if copies.len() % 2 == 0 {
-            client.announce_file(segment, place.clone())?;
+            client.announce_files(vec![(segment, place.clone())])?;
         }
         let summary = self.write(&self.segments.join(&place.path), storage, segment, &copies)?;
         Ok(Some(CommitSegment { storage, segment, place, partition: 0, schema_version: 1, mode, summary }))

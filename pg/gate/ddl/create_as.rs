@@ -10,6 +10,7 @@ use super::columns::{default_of_user, makes_user_table};
 use super::{enter_utility, leave, name_of, text, unsupported};
 use crate::error::{SqlError, raise};
 use crate::ffi::catalog;
+use crate::ffi::function::version_1;
 use crate::ffi::sql::{query, text as text_of};
 
 /// Adds the column to the query.
@@ -175,10 +176,4 @@ pub unsafe fn command(kind: pg_sys::AlterTableType::Type, definition: *mut pg_sy
     }
 }
 
-/// Describes the calling convention of the event trigger's function to Postgres.
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_kalam_complete_table() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
-}
+version_1!(pg_finfo_kalam_complete_table);

@@ -1,5 +1,6 @@
 //! What VACUUM asks of Postgres and what differs between its versions: cutoffs, cost accounting, statistics.
 
+use crate::ffi::plain;
 use kalamdb_engine::ids::Xid;
 use kalamdb_engine::page::PAGE_SIZE;
 use pgrx::pg_sys;
@@ -96,7 +97,7 @@ impl Cutoffs {
 /// The number of the next transaction.
 pub fn next_xid() -> Xid {
     // SAFETY: reads a shared counter under Postgres' own lock.
-    unsafe { pg_sys::ReadNextFullTransactionId() }.value
+    unsafe { plain::ReadNextFullTransactionId() }.value
 }
 
 /// Serves interrupts and sleeps as long as the cost limits want; no latch and no pin is held.

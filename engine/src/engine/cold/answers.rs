@@ -133,15 +133,14 @@ fn answer_ask(shared: &Shared, ask: Ask, request: &Request) -> Result<Told> {
         Ask::BlockStubs { storage, from } => block_stubs(shared, storage, from),
         Ask::ValueStubs { storage, from } => value_stubs(shared, storage, from),
         Ask::Segments { storage, after } => {
-            let all = shared.cold.segments_of(storage);
-            let behind = all.iter().filter(|segment| segment.segment > after);
-            let segments: Vec<_> = behind.take(SEGMENTS_MAX).map(|segment| segment.as_ref().clone()).collect();
+            let behind = shared.cold.segments_behind(storage, after, SEGMENTS_MAX);
+            let segments: Vec<_> = behind.iter().map(|segment| segment.as_ref().clone()).collect();
             let next = segments.last().map(|segment| segment.segment).filter(|_| segments.len() == SEGMENTS_MAX);
             Ok(Told::Segments { segments, next })
         }
         Ask::SegmentUses { storage } => Ok(Told::SegmentUses(retire::uses(shared, storage)?)),
-        Ask::Announce { segment, place } => {
-            announce(shared, segment, place)?;
+        Ask::Announce(files) => {
+            announce(shared, files)?;
             Ok(Told::Done)
         }
         Ask::PutLocation(location) => {
@@ -249,32 +248,32 @@ fn value_stubs(shared: &Shared, storage: StorageId, from: u32) -> Result<Told> {
 
 fn location_uses(shared: &Shared, database: u32, name: &str) -> u64 {
     let here = |place: &FilePlace| place.location == name && (name == LOCAL || place.database == database);
-    let segments = shared
-        .cold
-        .read_segments(|segments| segments.values().flat_map(|list| list.values()).filter(|record| here(&record.place)).count());
+    let segments = shared.cold.count_places(here);
     let garbage = lock(&shared.cold.garbage).iter().filter(|file| here(&file.place)).count();
     (segments + garbage) as u64
 }
 
-/// Notes that a file is about to be stored: if it is not committed, it is deleted some time, whatever becomes of the process.
-fn announce(shared: &Shared, segment: u64, place: FilePlace) -> Result<()> {
-    check_object(&place.path)?;
-    let file = Garbage { segment, place, since: now(), announced: true };
+/// Notes that files are about to be stored: those that are not committed are deleted some time, whatever becomes of the process.
+fn announce(shared: &Shared, files: Vec<(u64, FilePlace)>) -> Result<()> {
+    let since = now();
+    let mut announced = Vec::with_capacity(files.len());
     let mut batch = shared.store.batch();
-    batch.put_garbage(&file)?;
+    for (segment, place) in files {
+        check_object(&place.path)?;
+        let file = Garbage { segment, place, since, announced: true };
+        batch.put_garbage(&file)?;
+        announced.push(file);
+    }
     batch.write()?;
     shared.store.flush()?;
     let mut garbage = lock(&shared.cold.garbage);
-    garbage.retain(|other| other.segment != segment);
-    garbage.push(file);
+    garbage.retain(|other| announced.iter().all(|file| file.segment != other.segment));
+    garbage.extend(announced);
     Ok(())
 }
 
 fn drop_unused_file(shared: &Shared, place: &FilePlace) -> Result<()> {
-    let is_used = shared
-        .cold
-        .read_segments(|segments| segments.values().flat_map(|list| list.values()).any(|record| record.place == *place));
-    if is_used {
+    if shared.cold.count_places(|used| used == place) > 0 {
         return Ok(());
     }
     files::delete(shared, place)?;

@@ -4,8 +4,10 @@
 //! it names. Values that are hot hide their stubs until then. After that each chunk of blocks changes in one batch, while nobody else can
 //! see or change its pages: stubs come, hot images go, and pages in memory become cold ones. A second flush makes that durable, before
 //! anybody is told.
+//!
+//! Segments that are committed together share these two flushes, which take longer than all the rest where segments are small.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,12 +32,59 @@ const PAGE_PATIENCE: Duration = Duration::from_millis(2);
 /// How long the log may take to be flushed.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Makes a segment part of its storage. Asked again after a restart, it goes on where it was.
-pub(super) fn commit(shared: &Shared, commit: &CommitSegment) -> Result<Committed> {
+/// Makes segments part of their storages. Asked again after a restart, it goes on where it was. After an error some of them are part of
+/// their storages; those that nothing is read from go again.
+pub(super) fn commit(shared: &Shared, segments: &[CommitSegment]) -> Result<Vec<Committed>> {
+    let mut committed = Vec::with_capacity(segments.len());
+    let mut rest = segments;
+    while !rest.is_empty() {
+        let (together, others) = rest.split_at(without_common_values(rest));
+        rest = others;
+        match commit_together(shared, together) {
+            Ok(done) => committed.extend(done),
+            Err(error) => {
+                shared.cold.sweep_wanted.store(true, Ordering::Release);
+                return Err(error);
+            }
+        }
+    }
+    Ok(committed)
+}
+
+/// How many segments, from the first one on, name no large value that one before them names: the stub that such a value had before would be
+/// that of a segment of which it is not known yet what becomes cold.
+fn without_common_values(segments: &[CommitSegment]) -> usize {
+    let mut seen: HashSet<(StorageId, u32)> = HashSet::new();
+    let has_common = |segment: &CommitSegment| {
+        let own: HashSet<_> = segment.summary.values.iter().map(|value| (segment.storage, value.value)).collect();
+        let has_common = !own.is_disjoint(&seen);
+        seen.extend(own);
+        has_common
+    };
+    segments.iter().position(has_common).unwrap_or(segments.len())
+}
+
+fn commit_together(shared: &Shared, segments: &[CommitSegment]) -> Result<Vec<Committed>> {
+    let mut commits = Vec::with_capacity(segments.len());
+    for segment in segments {
+        commits.push(prepare(shared, segment)?);
+    }
+    shared.store.flush()?;
+    stop_point::reached("segment prepared");
+    let cooled = commits.iter_mut().flatten().try_for_each(Commit::cool);
+    // Whatever became cold before an error is cold.
+    flush(shared)?;
+    cooled?;
+    stop_point::reached("segment committed");
+    commits.into_iter().map(|commit| commit.map_or_else(|| Ok(Committed::default()), Commit::end)).collect()
+}
+
+/// Writes what a page built from the segment may lead to; nothing to do for a file that is to be deleted.
+fn prepare<'a>(shared: &'a Shared, commit: &'a CommitSegment) -> Result<Option<Commit<'a>>> {
     check(commit)?;
     let record = record_of(commit);
     if commit.mode == CommitMode::Adopt && lock(&shared.cold.garbage).iter().any(|file| file.place == record.place) {
-        return Ok(Committed::default());
+        return Ok(None);
     }
     let known = shared.cold.segment(commit.storage, commit.segment);
     if known.as_ref().is_some_and(|known| known.place != record.place) {
@@ -49,15 +98,10 @@ pub(super) fn commit(shared: &Shared, commit: &CommitSegment) -> Result<Committe
     await_log(shared, &commit.summary.blocks)?;
     let is_repeated = known.is_some();
     let shares = shares_of(&commit.summary.values);
-    let mut commit = Commit { shared, commit, reader, is_repeated, older: HashMap::new(), shares, result: Committed::default() };
-    commit.prepare(&record)?;
-    stop_point::reached("segment prepared");
-    let committed = commit.cool();
-    // Whatever became cold before an error is cold.
-    flush(shared)?;
-    committed?;
-    stop_point::reached("segment committed");
-    commit.end(&record)
+    let mut commit =
+        Commit { shared, commit, record, reader, is_repeated, older: HashMap::new(), shares, result: Committed::default() };
+    commit.prepare()?;
+    Ok(Some(commit))
 }
 
 /// The order of everything that the rest relies on.
@@ -144,6 +188,7 @@ fn shares_of(values: &[ValueStub]) -> HashMap<u32, Share> {
 struct Commit<'a> {
     shared: &'a Shared,
     commit: &'a CommitSegment,
+    record: SegmentRecord,
     reader: Arc<SegmentReader>,
     /// Whether an attempt before this one may have made blocks cold.
     is_repeated: bool,
@@ -191,44 +236,42 @@ impl<'a> Commit<'a> {
         }
     }
 
-    /// Makes everything durable that a page built from the segment may lead to.
-    fn prepare(&mut self, record: &SegmentRecord) -> Result<()> {
-        let shared = self.shared;
-        {
-            let _order = shared.cold.between_pages();
-            let table = shared.cache.storages();
-            let Some(place) = table.find_id(self.storage()) else { return Err(gone(self.storage())) };
-            let descriptor = table.at(place);
-            if self.commit.mode == CommitMode::Adopt {
-                self.commit.summary.blocks.iter().for_each(|stub| descriptor.note_block(stub.block));
-            }
-            let highest = self.commit.summary.values.iter().map(|value| value.value).max().unwrap_or_default();
-            descriptor.next_value.fetch_max(highest + 1, Ordering::AcqRel);
-            let mut batch = shared.store.batch();
-            for value in &self.commit.summary.values {
-                let older = shared.store.value_stub(self.storage(), value.value)?;
-                if self.replaces(older.as_ref()) {
-                    batch.put_stub(value_key(self.storage(), value.value), &value.to_bytes());
-                    self.older.insert(value.value, older.filter(|older| older.segment != value.segment));
-                }
-            }
-            batch.put_storage(&descriptor.info());
-            batch.put_segment(record)?;
-            // The file was announced, so that it would be deleted if it was never committed.
-            batch.remove_garbage(record.segment);
-            // Whoever finds a stub from here on finds the segment that it names.
-            shared.cold.add(&shared.cache, record.clone());
-            if let Err(error) = batch.write() {
-                if !self.is_repeated {
-                    shared.cold.remove(&shared.cache, record);
-                }
-                return Err(error);
-            }
-            stop_point::reached("stubs of values written");
-            lock(&shared.cold.garbage).retain(|file| file.segment != record.segment);
-            shared.cold.touch(self.storage());
+    /// Writes everything that a page built from the segment may lead to.
+    fn prepare(&mut self) -> Result<()> {
+        let (shared, record) = (self.shared, &self.record);
+        let _order = shared.cold.between_pages();
+        let table = shared.cache.storages();
+        let Some(place) = table.find_id(self.storage()) else { return Err(gone(self.storage())) };
+        let descriptor = table.at(place);
+        if self.commit.mode == CommitMode::Adopt {
+            self.commit.summary.blocks.iter().for_each(|stub| descriptor.note_block(stub.block));
         }
-        shared.store.flush()
+        let highest = self.commit.summary.values.iter().map(|value| value.value).max().unwrap_or_default();
+        descriptor.next_value.fetch_max(highest + 1, Ordering::AcqRel);
+        let mut batch = shared.store.batch();
+        for value in &self.commit.summary.values {
+            let older = shared.store.value_stub(self.storage(), value.value)?;
+            if self.replaces(older.as_ref()) {
+                batch.put_stub(value_key(self.storage(), value.value), &value.to_bytes());
+                self.older.insert(value.value, older.filter(|older| older.segment != value.segment));
+            }
+        }
+        batch.put_storage(&descriptor.info());
+        batch.put_segment(record)?;
+        // The file was announced, so that it would be deleted if it was never committed.
+        batch.remove_garbage(record.segment);
+        // Whoever finds a stub from here on finds the segment that it names.
+        shared.cold.add(&shared.cache, record.clone());
+        if let Err(error) = batch.write() {
+            if !self.is_repeated {
+                shared.cold.remove(&shared.cache, record);
+            }
+            return Err(error);
+        }
+        stop_point::reached("stubs of values written");
+        lock(&shared.cold.garbage).retain(|file| file.segment != record.segment);
+        shared.cold.touch(self.storage());
+        Ok(())
     }
 
     fn cool(&mut self) -> Result<()> {
@@ -451,7 +494,8 @@ impl<'a> Commit<'a> {
     }
 
     /// A segment that nothing is read from goes again.
-    fn end(self, record: &SegmentRecord) -> Result<Committed> {
+    fn end(self) -> Result<Committed> {
+        let record = &self.record;
         let cold = &self.shared.cold;
         if matches!(self.commit.mode, CommitMode::Replace(_)) {
             cold.sweep_wanted.store(true, Ordering::Release);

@@ -160,10 +160,7 @@ fn visit_files(directory: &Path, visit: &mut dyn FnMut(&Path, u64, bool) -> Resu
 fn is_known(shared: &Shared, segment: u64, path: &Path) -> bool {
     let Ok(relative) = path.strip_prefix(&shared.config.segments) else { return false };
     let is_here = |place: &FilePlace| place.location == LOCAL && Path::new(&place.path) == relative;
-    let in_use = shared
-        .cold
-        .read_segments(|segments| segments.values().any(|list| list.get(&segment).is_some_and(|record| is_here(&record.place))));
-    in_use || lock(&shared.cold.garbage).iter().any(|garbage| is_here(&garbage.place))
+    shared.cold.has_segment(segment, is_here) || lock(&shared.cold.garbage).iter().any(|garbage| is_here(&garbage.place))
 }
 
 fn is_abandoned(path: &Path, started: SystemTime, crashed: bool) -> bool {

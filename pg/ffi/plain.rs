@@ -1,0 +1,34 @@
+//! Functions of Postgres that raise no error, called without pgrx's guard: its `sigsetjmp` costs more than most of them do.
+//!
+//! They look at values of the process or of shared memory, or give back what the caller owns.
+
+#![allow(non_snake_case, reason = "the names are Postgres'")]
+
+use pgrx::pg_sys;
+
+unsafe extern "C-unwind" {
+    pub fn IsLogicalWorker() -> bool;
+    pub fn GetUserId() -> pg_sys::Oid;
+    pub fn GetOuterUserId() -> pg_sys::Oid;
+    pub fn GetSessionUserId() -> pg_sys::Oid;
+    pub fn InLocalUserIdChange() -> bool;
+    pub fn InSecurityRestrictedOperation() -> bool;
+    pub fn InNoForceRLSOperation() -> bool;
+    pub fn IsInParallelMode() -> bool;
+    pub fn RecoveryInProgress() -> bool;
+    pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
+    pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+    pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
+    /// The position of the commit record of a transaction that is known to have committed.
+    #[link_name = "TransactionIdGetCommitLSN"]
+    pub fn commit_lsn(xid: pg_sys::TransactionId) -> pg_sys::XLogRecPtr;
+    /// Whether `xid` is the current transaction or one of its live subtransactions.
+    #[link_name = "TransactionIdIsCurrentTransactionId"]
+    pub fn transaction_id_is_current(xid: pg_sys::TransactionId) -> bool;
+    /// Whether the log still has to be flushed up to a position.
+    #[link_name = "XLogNeedsFlush"]
+    pub fn log_needs_flush(lsn: pg_sys::XLogRecPtr) -> bool;
+    pub fn RelationClose(rel: pg_sys::Relation);
+    pub fn list_free(list: *mut pg_sys::List);
+    pub fn pfree(chunk: *mut std::ffi::c_void);
+}
