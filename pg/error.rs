@@ -179,6 +179,7 @@ impl SqlError {
                 | PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
                 | PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
                 | PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE
+                | PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED
         )
     }
 

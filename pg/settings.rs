@@ -27,6 +27,7 @@ static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
 static AUDIT_USER_ID: GucSetting<bool> = GucSetting::<bool>::new(true);
 static USER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
 static EXPORT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
+static OWNER_CODE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(60);
 static FLUSH_CHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static LOADER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(4);
 static COLD_LOADER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -297,6 +298,16 @@ fn define_jobs() {
         GucFlags::UNIT_MIN,
     );
     GucRegistry::define_int_guc(
+        c"kalam.owner_code_limit",
+        c"How long code of a table's owner may take in a part of a job.",
+        c"A part is a thousand rows of an export, the rows of one user that are erased, or a command, which has a second more for each MB.",
+        &OWNER_CODE_LIMIT,
+        1,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
         c"kalam.flush_check_interval",
         c"How often all tables are looked at for rows whose flush is due.",
         c"Rows and times of flush policies act at once; this is for what failed and is to be tried again.",
@@ -331,6 +342,11 @@ pub fn user_retention_seconds() -> u64 {
 /// How long exports of users are kept, in seconds; nothing if for good.
 pub fn export_retention_seconds() -> Option<u64> {
     u64::try_from(EXPORT_RETENTION.get()).ok().map(|minutes| minutes * 60)
+}
+
+/// How long code of a table's owner may take in a part of a job.
+pub fn owner_code_limit() -> std::time::Duration {
+    std::time::Duration::from_secs(u64::from(OWNER_CODE_LIMIT.get().unsigned_abs()))
 }
 
 /// Seconds between two evictions of a stream.

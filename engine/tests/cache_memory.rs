@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use kalamdb_engine::ErrorKind;
 use kalamdb_engine::cache::{Cache, DirtyFrame, FRAME_UNITS, MEMORY_UNIT, Wait};
 use kalamdb_engine::ids::{Lsn, PageKey, StorageId};
-use kalamdb_engine::page::{Header, Page, PageKind, build_version};
+use kalamdb_engine::page::{Header, MAX_VERSION, PREFIX, Page, PageKind, build_version};
 use support::*;
 
 /// Frames of the tests' cache; there is memory for a quarter of them if they are full.
@@ -143,6 +143,28 @@ fn pages_that_grow_where_they_are_drive_others_out() {
     store.load(&cache, FRAMES);
     assert!(!cache.memory_is_exceeded());
     assert!(cache.occupancy().0 < FRAMES);
+}
+
+#[test]
+fn pages_without_free_space_fit_as_well() {
+    let directory = scratch();
+    let memory = Memory::sparse(&directory.path().join("memory"), FRAMES);
+    let cache = memory.cache;
+    let mut store = Store::default();
+    // From a page with room for a unit to one whose row begins behind its line pointer.
+    for block in 0..2 * FRAMES {
+        let len = MAX_VERSION - PREFIX - 22 - 40 * block as usize % 5000;
+        assert!(add_row(&cache, block, len, block as u8));
+        store.write_all(&cache);
+    }
+    for block in (0..2 * FRAMES).rev() {
+        store.load(&cache, block);
+        let pin = cache.lookup(key(block)).unwrap();
+        let mut image = Vec::new();
+        pin.shared(&Patience::new()).unwrap().page().to_compact(&mut image);
+        assert_eq!(image, store.images[&key(block)]);
+        assert!(resident(&cache) <= UNITS + u64::from(FRAME_UNITS));
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use kalamdb_engine::segment::{Align, Column, ColumnKind, TableSchema};
 use pgrx::pg_sys;
 
+use crate::ffi::compat;
 use crate::tableam::storage::relation_name;
 
 /// The columns of an open table; the primary key gets bloom filters unless other columns are named.
@@ -12,7 +13,7 @@ pub fn describe(rel: pg_sys::Relation, bloom_columns: Option<&[i16]>) -> TableSc
     // SAFETY: the relation is open and locked; its descriptor has that many columns.
     unsafe {
         let descriptor = (*rel).rd_att;
-        let columns = (0..(*descriptor).natts as usize).map(|place| column(&*(*descriptor).attrs.as_ptr().add(place)));
+        let columns = (0..(*descriptor).natts as usize).map(|place| column(&*compat::attributes(descriptor).add(place)));
         TableSchema {
             namespace: text(pg_sys::get_namespace_name((*(*rel).rd_rel).relnamespace)),
             table: relation_name(rel),

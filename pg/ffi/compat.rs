@@ -21,6 +21,9 @@ const _: () = assert!(size_of::<AtomicSpinLock>() == size_of::<pg_sys::slock_t>(
 /// Index of AddinShmemInitLock among the built-in lightweight locks; the same in all supported versions.
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
+/// The timeout of statements among those of a process; the same number in all supported versions.
+pub const STATEMENT_TIMEOUT: std::ffi::c_int = 3;
+
 /// The lock under which extensions find or make their shared memory.
 pub fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
     // SAFETY: the array is in shared memory from the start of the process and has far more built-in locks.
@@ -45,6 +48,55 @@ pub unsafe fn with_spinlock<R>(lock: *mut pg_sys::slock_t, run: impl FnOnce() ->
 
 /// Postgres' number for the backend of a relation that all sessions can use (`InvalidBackendId`).
 pub const NO_BACKEND: i32 = -1;
+
+/// Which files a relation has.
+#[cfg(feature = "pg15")]
+pub type FileLocator = pg_sys::RelFileNode;
+/// Which files a relation has.
+#[cfg(not(feature = "pg15"))]
+pub type FileLocator = pg_sys::RelFileLocator;
+
+/// The files of an open relation.
+pub fn locator_of(rel: pg_sys::Relation) -> FileLocator {
+    // SAFETY: the caller's relation is open.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        {
+            (*rel).rd_node
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            (*rel).rd_locator
+        }
+    }
+}
+
+/// The engine's name of files; the backend is [`NO_BACKEND`] unless the relation is temporary.
+pub fn file_of_locator(locator: &FileLocator, backend: i32) -> RelationFile {
+    #[cfg(feature = "pg15")]
+    let (tablespace, database, relnumber) = (locator.spcNode, locator.dbNode, locator.relNode);
+    #[cfg(not(feature = "pg15"))]
+    let (tablespace, database, relnumber) = (locator.spcOid, locator.dbOid, locator.relNumber);
+    RelationFile {
+        tablespace: tablespace.to_u32(),
+        database: database.to_u32(),
+        relnumber: relnumber.to_u32(),
+        owner: (backend + 1) as u32,
+    }
+}
+
+/// The files that the engine names so.
+pub fn locator_of_file(file: &RelationFile) -> FileLocator {
+    let (tablespace, database, relnumber) = (file.tablespace.into(), file.database.into(), file.relnumber.into());
+    #[cfg(feature = "pg15")]
+    {
+        FileLocator { spcNode: tablespace, dbNode: database, relNode: relnumber }
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        FileLocator { spcOid: tablespace, dbOid: database, relNumber: relnumber }
+    }
+}
 
 /// Path of a relation's main fork, relative to the data directory; the backend is [`NO_BACKEND`] unless the relation is
 /// temporary.
@@ -351,3 +403,436 @@ pub unsafe fn pruning_steps(statement: *mut pg_sys::PlannedStmt, plan: *mut pg_s
         lists.flat_map(|list| elements::<pg_sys::Node>(list)).copied().collect()
     }
 }
+
+/// A relation's counters of scans and searches, of rows that these returned, of rows that were fetched for an index, and of blocks that
+/// were asked for and found in memory.
+pub struct TableCounters<'c> {
+    pub scans: &'c mut pg_sys::PgStat_Counter,
+    pub returned: &'c mut pg_sys::PgStat_Counter,
+    pub fetched: &'c mut pg_sys::PgStat_Counter,
+    pub blocks: &'c mut pg_sys::PgStat_Counter,
+    pub hits: &'c mut pg_sys::PgStat_Counter,
+}
+
+/// The counters in what Postgres keeps of a relation for its statistics.
+pub fn table_counters(status: &mut pg_sys::PgStat_TableStatus) -> TableCounters<'_> {
+    #[cfg(feature = "pg15")]
+    {
+        let counts = &mut status.t_counts;
+        TableCounters {
+            scans: &mut counts.t_numscans,
+            returned: &mut counts.t_tuples_returned,
+            fetched: &mut counts.t_tuples_fetched,
+            blocks: &mut counts.t_blocks_fetched,
+            hits: &mut counts.t_blocks_hit,
+        }
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        let counts = &mut status.counts;
+        TableCounters {
+            scans: &mut counts.numscans,
+            returned: &mut counts.tuples_returned,
+            fetched: &mut counts.tuples_fetched,
+            blocks: &mut counts.blocks_fetched,
+            hits: &mut counts.blocks_hit,
+        }
+    }
+}
+
+/// An entry of the process' copy of the table of sessions, by its number from 1 on; null if there is none.
+///
+/// # Safety
+/// The number is at most [`pg_sys::pgstat_fetch_stat_numbackends`].
+pub unsafe fn session_entry(number: std::ffi::c_int) -> *mut pg_sys::LocalPgBackendStatus {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        {
+            pg_sys::pgstat_fetch_stat_local_beentry(number)
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            pg_sys::pgstat_get_local_beentry_by_index(number)
+        }
+    }
+}
+
+/// Asks before each check of rights: `refuses` says, given the tables and whether a refusal is an error, whether they are refused.
+macro_rules! permissions_hook {
+    ($name:ident, $previous:ident, $refuses:expr) => {
+        #[cfg(feature = "pg15")]
+        #[pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $name(tables: *mut pgrx::pg_sys::List, raises: bool) -> bool {
+            // SAFETY: the hook gets what Postgres checks.
+            unsafe { !$refuses(tables, raises) && $previous.is_none_or(|previous| previous(tables, raises)) }
+        }
+        #[cfg(not(feature = "pg15"))]
+        #[pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $name(
+            tables: *mut pgrx::pg_sys::List,
+            rights: *mut pgrx::pg_sys::List,
+            raises: bool,
+        ) -> bool {
+            // SAFETY: the hook gets what Postgres checks.
+            unsafe { !$refuses(tables, raises) && $previous.is_none_or(|previous| previous(tables, rights, raises)) }
+        }
+    };
+}
+pub(crate) use permissions_hook;
+
+/// Runs a query by what the hook replaces, within a function that gets the query and how to run it.
+macro_rules! run_hook {
+    ($name:ident, $previous:ident, $within:ident) => {
+        #[cfg(not(feature = "pg18"))]
+        unsafe extern "C-unwind" fn $name(
+            query: *mut pgrx::pg_sys::QueryDesc,
+            direction: pgrx::pg_sys::ScanDirection::Type,
+            count: u64,
+            once: bool,
+        ) {
+            // SAFETY: the hook gets what the executor gets.
+            unsafe {
+                let run = $previous.unwrap_or($crate::ffi::unguarded::standard_ExecutorRun);
+                $within(query, || run(query, direction, count, once));
+            }
+        }
+        #[cfg(feature = "pg18")]
+        unsafe extern "C-unwind" fn $name(
+            query: *mut pgrx::pg_sys::QueryDesc,
+            direction: pgrx::pg_sys::ScanDirection::Type,
+            count: u64,
+        ) {
+            // SAFETY: the hook gets what the executor gets.
+            unsafe {
+                let run = $previous.unwrap_or($crate::ffi::unguarded::standard_ExecutorRun);
+                $within(query, || run(query, direction, count));
+            }
+        }
+    };
+}
+pub(crate) use run_hook;
+
+/// The columns of a row's description, as many as it says.
+///
+/// # Safety
+/// The description is valid.
+pub unsafe fn attributes(descriptor: pg_sys::TupleDesc) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        {
+            (*descriptor).attrs.as_ptr()
+        }
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::TupleDescAttr(descriptor, 0)
+        }
+    }
+}
+
+/// Ends the making of a column of a row's description: where it lies in a row is not known yet.
+///
+/// # Safety
+/// A description that nobody uses yet, with such a column filled in.
+pub unsafe fn complete_attribute(descriptor: pg_sys::TupleDesc, place: usize) {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        {
+            (*attributes(descriptor).cast_mut().add(place)).attcacheoff = -1;
+        }
+        #[cfg(feature = "pg18")]
+        pg_sys::populate_compact_attribute(descriptor, place as std::ffi::c_int);
+    }
+}
+
+/// Which indexes an update has to add entries to.
+#[cfg(feature = "pg15")]
+pub type UpdateIndexes = bool;
+/// Which indexes an update has to add entries to.
+#[cfg(not(feature = "pg15"))]
+pub type UpdateIndexes = pg_sys::TU_UpdateIndexes::Type;
+
+/// All indexes, or none.
+pub fn update_indexes(all: bool) -> UpdateIndexes {
+    #[cfg(feature = "pg15")]
+    {
+        all
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        if all { pg_sys::TU_UpdateIndexes::TU_All } else { pg_sys::TU_UpdateIndexes::TU_None }
+    }
+}
+
+/// Counts an update for Postgres' statistics: whether the new version stays in its chain, and whether it is on another page.
+///
+/// # Safety
+/// An open relation.
+#[cfg_attr(feature = "pg15", allow(unused_variables, reason = "pages are not counted"))]
+pub unsafe fn count_update(rel: pg_sys::Relation, heap_only: bool, new_page: bool) {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        pg_sys::pgstat_count_heap_update(rel, heap_only);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::pgstat_count_heap_update(rel, heap_only, new_page);
+    }
+}
+
+/// The number of this process among those of sessions.
+///
+/// # Safety
+/// The process is a backend.
+pub unsafe fn process_number() -> usize {
+    // SAFETY: a plain global of the backend.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        {
+            pg_sys::MyBackendId as usize
+        }
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        {
+            pg_sys::MyProcNumber as usize
+        }
+    }
+}
+
+/// What a process waits for that waits for pins.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub const WAIT_FOR_PINS: u32 = pg_sys::PG_WAIT_BUFFER_PIN;
+/// What a process waits for that waits for pins.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub const WAIT_FOR_PINS: u32 = pg_sys::WaitEventBufferPin::WAIT_EVENT_BUFFER_PIN;
+
+/// Whether the process holds a lock in this mode.
+///
+/// # Safety
+/// A tag as Postgres makes them.
+pub unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        {
+            pg_sys::LockHeldByMe(tag, mode)
+        }
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        {
+            pg_sys::LockHeldByMe(tag, mode, false)
+        }
+    }
+}
+
+/// Whether a transaction has ended, without waiting for that.
+///
+/// # Safety
+/// No latch is held.
+pub unsafe fn try_wait_for_xid(xid: pg_sys::TransactionId) -> bool {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        {
+            pg_sys::ConditionalXactLockTableWait(xid)
+        }
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::ConditionalXactLockTableWait(xid, pg_sys::log_lock_failures)
+        }
+    }
+}
+
+/// Takes the heavyweight lock of a row if it is free.
+///
+/// # Safety
+/// An open relation; no latch is held.
+pub unsafe fn try_lock_tuple(rel: pg_sys::Relation, tid: pg_sys::ItemPointer, mode: pg_sys::LOCKMODE) -> bool {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        {
+            pg_sys::ConditionalLockTuple(rel, tid, mode)
+        }
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::ConditionalLockTuple(rel, tid, mode, pg_sys::log_lock_failures)
+        }
+    }
+}
+
+/// Installs the handler of a signal.
+///
+/// # Safety
+/// The handler does what a signal handler may.
+pub unsafe fn handle_signal(signal: std::ffi::c_int, handler: pg_sys::pqsigfunc) {
+    // SAFETY: see above.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(signal, handler);
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(signal, handler);
+    }
+}
+
+/// Keeps a bitmap scan from prefetching; where the access method prefetches itself it does not.
+///
+/// # Safety
+/// A live node of the executor.
+#[cfg_attr(feature = "pg18", allow(unused_variables, reason = "nobody else prefetches"))]
+pub unsafe fn stop_prefetch(state: *mut pg_sys::BitmapHeapScanState) {
+    // SAFETY: see above.
+    #[cfg(not(feature = "pg18"))]
+    unsafe {
+        (*state).prefetch_maximum = 0;
+    }
+}
+
+/// Defines a slot's callback that copies its row, which a function gives as a heap tuple.
+macro_rules! copy_minimal_tuple {
+    ($name:ident, $tuple:ident) => {
+        #[cfg(not(feature = "pg18"))]
+        #[pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $name(slot: *mut pgrx::pg_sys::TupleTableSlot) -> pgrx::pg_sys::MinimalTuple {
+            // SAFETY: the slot is one of those with this callback.
+            unsafe { pgrx::pg_sys::minimal_tuple_from_heap_tuple($tuple(slot)) }
+        }
+        #[cfg(feature = "pg18")]
+        #[pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $name(
+            slot: *mut pgrx::pg_sys::TupleTableSlot,
+            extra: pgrx::pg_sys::Size,
+        ) -> pgrx::pg_sys::MinimalTuple {
+            // SAFETY: the slot is one of those with this callback.
+            unsafe { pgrx::pg_sys::minimal_tuple_from_heap_tuple($tuple(slot), extra) }
+        }
+    };
+}
+pub(crate) use copy_minimal_tuple;
+
+/// The callback that gives a table new files.
+type SetNewFiles = unsafe extern "C-unwind" fn(
+    pg_sys::Relation,
+    *const FileLocator,
+    std::ffi::c_char,
+    *mut pg_sys::TransactionId,
+    *mut pg_sys::MultiXactId,
+);
+
+/// Puts the callback that gives a table new files into the table of callbacks.
+pub fn set_new_files_callback(routine: &mut pg_sys::TableAmRoutine, callback: SetNewFiles) {
+    #[cfg(feature = "pg15")]
+    {
+        routine.relation_set_new_filenode = Some(callback);
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        routine.relation_set_new_filelocator = Some(callback);
+    }
+}
+
+/// Defines the callback by which ANALYZE goes to the next of the blocks that it chose; a function reads it.
+macro_rules! analyze_next_block {
+    ($name:ident, $read:ident) => {
+        /// Goes to the next block that ANALYZE chose.
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        #[pgrx::pg_guard]
+        pub unsafe extern "C-unwind" fn $name(
+            scan: pgrx::pg_sys::TableScanDesc,
+            block: pgrx::pg_sys::BlockNumber,
+            _strategy: pgrx::pg_sys::BufferAccessStrategy,
+        ) -> bool {
+            // SAFETY: Postgres keeps the contract of the callback.
+            unsafe { $read(scan, block) };
+            true
+        }
+        /// Goes to the next block that ANALYZE chose.
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        #[pgrx::pg_guard]
+        pub unsafe extern "C-unwind" fn $name(scan: pgrx::pg_sys::TableScanDesc, stream: *mut pgrx::pg_sys::ReadStream) -> bool {
+            // SAFETY: Postgres keeps the contract of the callback; the stream gives numbers of blocks and reads none.
+            unsafe {
+                let mut strategy = std::ptr::null_mut();
+                let block = pgrx::pg_sys::read_stream_next_block(stream, &mut strategy);
+                if block == pgrx::pg_sys::InvalidBlockNumber {
+                    return false;
+                }
+                $read(scan, block);
+            }
+            true
+        }
+    };
+}
+pub(crate) use analyze_next_block;
+
+/// Defines the callbacks of bitmap scans and a function that puts them into the table of callbacks; one function enters a page of the
+/// bitmap, another one gives its next row.
+macro_rules! bitmap_callbacks {
+    ($set:ident, $enter:ident, $next:ident) => {
+        /// Puts the callbacks of bitmap scans into the table of callbacks.
+        pub fn $set(routine: &mut pgrx::pg_sys::TableAmRoutine) {
+            #[cfg(not(feature = "pg18"))]
+            {
+                routine.scan_bitmap_next_block = Some(next_block);
+            }
+            routine.scan_bitmap_next_tuple = Some(next_tuple);
+
+            #[cfg(not(feature = "pg18"))]
+            #[pgrx::pg_guard]
+            unsafe extern "C-unwind" fn next_block(
+                scan: pgrx::pg_sys::TableScanDesc,
+                bitmap: *mut pgrx::pg_sys::TBMIterateResult,
+            ) -> bool {
+                // SAFETY: Postgres keeps the contract of the callback, and passes a filled result.
+                unsafe {
+                    let count = usize::try_from((*bitmap).ntuples).ok();
+                    let offsets = count.map(|count| std::slice::from_raw_parts((*bitmap).offsets.as_ptr(), count));
+                    $enter(scan, (*bitmap).blockno, offsets)
+                }
+            }
+
+            #[cfg(not(feature = "pg18"))]
+            #[pgrx::pg_guard]
+            unsafe extern "C-unwind" fn next_tuple(
+                scan: pgrx::pg_sys::TableScanDesc,
+                _bitmap: *mut pgrx::pg_sys::TBMIterateResult,
+                slot: *mut pgrx::pg_sys::TupleTableSlot,
+            ) -> bool {
+                // SAFETY: Postgres keeps the contract of the callback.
+                unsafe { $next(scan, slot) }
+            }
+
+            #[cfg(feature = "pg18")]
+            #[pgrx::pg_guard]
+            unsafe extern "C-unwind" fn next_tuple(
+                scan: pgrx::pg_sys::TableScanDesc,
+                slot: *mut pgrx::pg_sys::TupleTableSlot,
+                recheck: *mut bool,
+                lossy_pages: *mut u64,
+                exact_pages: *mut u64,
+            ) -> bool {
+                const OFFSETS: usize = kalamdb_engine::page::MAX_OFFSET as usize;
+                // SAFETY: Postgres keeps the contract of the callback; the scan's iterator is at its place.
+                unsafe {
+                    while !$next(scan, slot) {
+                        let mut page = pgrx::pg_sys::TBMIterateResult::default();
+                        if !pgrx::pg_sys::tbm_iterate(&mut (*scan).st.rs_tbmiterator, &mut page) {
+                            return false;
+                        }
+                        *recheck = page.recheck;
+                        *if page.lossy { lossy_pages } else { exact_pages } += 1;
+                        let mut offsets = [0; OFFSETS];
+                        let count = if page.lossy {
+                            0
+                        } else {
+                            pgrx::pg_sys::tbm_extract_page_tuple(&mut page, offsets.as_mut_ptr(), OFFSETS as u32)
+                        };
+                        let offsets = (!page.lossy).then(|| &offsets[..count as usize]);
+                        $enter(scan, page.blockno, offsets);
+                    }
+                }
+                true
+            }
+        }
+    };
+}
+pub(crate) use bitmap_callbacks;

@@ -28,6 +28,10 @@ unsafe extern "C-unwind" {
     /// Whether the log still has to be flushed up to a position.
     #[link_name = "XLogNeedsFlush"]
     pub fn log_needs_flush(lsn: pg_sys::XLogRecPtr) -> bool;
+    /// Sets a timeout that the process has registered, in milliseconds.
+    pub fn enable_timeout_after(timeout: std::ffi::c_int, delay: std::ffi::c_int);
+    /// Ends a timeout; whether it was reached is remembered if wanted.
+    pub fn disable_timeout(timeout: std::ffi::c_int, keeps_indicator: bool);
     pub fn RelationClose(rel: pg_sys::Relation);
     pub fn list_free(list: *mut pg_sys::List);
     pub fn pfree(chunk: *mut std::ffi::c_void);

@@ -13,6 +13,8 @@ use std::ffi::{c_char, c_int, c_void};
 
 use pgrx::pg_sys;
 
+use crate::ffi::compat::FileLocator;
+
 unsafe extern "C-unwind" {
     pub fn FormIndexDatum(
         info: *mut pg_sys::IndexInfo,
@@ -55,7 +57,10 @@ unsafe extern "C-unwind" {
         completion: *mut pg_sys::QueryCompletion,
     );
     pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+    #[cfg(not(feature = "pg18"))]
     pub fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool);
+    #[cfg(feature = "pg18")]
+    pub fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
     pub fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
     pub fn standard_ExecutorEnd(query: *mut pg_sys::QueryDesc);
 }
@@ -63,7 +68,7 @@ unsafe extern "C-unwind" {
 unsafe extern "C-unwind" {
     pub fn RelationIdGetRelation(relation: pg_sys::Oid) -> pg_sys::Relation;
     pub fn RelationGetIndexList(rel: pg_sys::Relation) -> *mut pg_sys::List;
-    pub fn smgrGetPendingDeletes(for_commit: bool, files: *mut *mut pg_sys::RelFileNode) -> c_int;
+    pub fn smgrGetPendingDeletes(for_commit: bool, files: *mut *mut FileLocator) -> c_int;
     pub fn pgstat_count_heap_insert(rel: pg_sys::Relation, rows: pg_sys::PgStat_Counter);
     pub fn palloc0(size: pg_sys::Size) -> *mut c_void;
     #[cfg_attr(not(feature = "pg15"), link_name = "planstate_tree_walker_impl")]

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use pgrx::prelude::*;
 
 use crate::error::{SqlError, raise};
+use crate::ffi::compat;
 use crate::ffi::function::version_1;
 use crate::ffi::plain;
 use crate::gate;
@@ -146,7 +147,7 @@ impl Found {
                 return;
             }
             let old = pg_sys::MemoryContextSwitchTo(self.context);
-            let attributes = (*(*rel).rd_att).attrs.as_ptr();
+            let attributes = compat::attributes((*rel).rd_att);
             let values = row.values.iter().zip(&row.nulls).enumerate().map(|(place, (value, null))| {
                 let form = &*attributes.add(place);
                 if *null { *value } else { raw::datumCopy(*value, form.attbyval, i32::from(form.attlen)) }
@@ -219,7 +220,7 @@ unsafe fn key_column(rel: pg_sys::Relation, place: usize, call: pg_sys::Function
         (pg_sys::InvalidOid, pg_sys::InvalidOid, pg_sys::InvalidOid, false);
     // SAFETY: the column is one of the open relation; the argument has the type that its expression says.
     unsafe {
-        let form = &*(*(*rel).rd_att).attrs.as_ptr().add(place);
+        let form = &*compat::attributes((*rel).rd_att).add(place);
         let given = pgrx::fcinfo::pg_getarg_datum_raw(call, argument);
         let given_type = pg_sys::get_fn_expr_argtype((*call).flinfo, argument as i32);
         let value = if given_type == form.atttypid {
@@ -246,7 +247,7 @@ unsafe fn insert(rel: pg_sys::Relation, row: &mut Restored) {
     unsafe {
         let descriptor = (*rel).rd_att;
         for place in 0..row.values.len() {
-            let form = &*(*descriptor).attrs.as_ptr().add(place);
+            let form = &*compat::attributes(descriptor).add(place);
             if form.attisdropped || form.attgenerated != 0 {
                 continue;
             }

@@ -13,7 +13,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::{counters, lent, planner};
 use crate::error::{OrRaise, SqlError};
-use crate::ffi::{plain, unguarded};
+use crate::ffi::{compat, plain, unguarded};
 use crate::hash::Map;
 use crate::{identity, tableam};
 
@@ -419,12 +419,10 @@ fn enter(query: *mut pg_sys::QueryDesc) -> Frame {
     before
 }
 
-unsafe extern "C-unwind" fn executor_run(
-    query: *mut pg_sys::QueryDesc,
-    direction: pg_sys::ScanDirection::Type,
-    count: u64,
-    once: bool,
-) {
+compat::run_hook!(executor_run, PREVIOUS_RUN, run_as_captured);
+
+/// Runs a query for whom it was started.
+unsafe fn run_as_captured(query: *mut pg_sys::QueryDesc, run: impl FnOnce()) {
     let before = enter(query);
     // SAFETY: the hook gets what the executor gets. The flag of a plan that is kept is put back; after an ERROR the plan runs without
     // workers, which changes nothing else.
@@ -435,8 +433,7 @@ unsafe extern "C-unwind" fn executor_run(
             // Workers ask the session for whom they act.
             (*statement).parallelModeNeeded = false;
         }
-        let run = PREVIOUS_RUN.unwrap_or(unguarded::standard_ExecutorRun);
-        run(query, direction, count, once);
+        run();
         if alone {
             (*statement).parallelModeNeeded = true;
         }
@@ -477,17 +474,13 @@ unsafe extern "C-unwind" fn executor_end(query: *mut pg_sys::QueryDesc) {
     }
 }
 
+compat::permissions_hook!(check_permissions, PREVIOUS_PERMISSIONS, refuses_one_query);
+
 /// Answers "no" when Postgres asks whether it may check a new foreign key of a user table by one query, which would see one
 /// user's rows; it then checks row by row, and each of these checks sees everybody's.
-#[pg_guard]
-unsafe extern "C-unwind" fn check_permissions(tables: *mut pg_sys::List, raises: bool) -> bool {
+unsafe fn refuses_one_query(tables: *mut pg_sys::List, raises: bool) -> bool {
     // SAFETY: a list of range table entries.
-    unsafe {
-        if !raises && planner::relations(tables).any(|table| super::is_user_table(table).is_some()) {
-            return false;
-        }
-        PREVIOUS_PERMISSIONS.is_none_or(|previous| previous(tables, raises))
-    }
+    unsafe { !raises && planner::relations(tables).any(|table| super::is_user_table(table).is_some()) }
 }
 
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {

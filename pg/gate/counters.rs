@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use pgrx::{pg_guard, pg_sys};
 
 use super::planner::{nodes, relations};
+use crate::ffi::compat::table_counters;
 use crate::ffi::{plain, unguarded};
 use crate::hash::Map;
 
@@ -150,7 +151,7 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
 /// last time.
 #[pg_guard]
 unsafe extern "C-unwind" fn tell_the_rest(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-    if HIDDEN.with_borrow(|hidden| hidden.values().all(|counters| counters.t_counts.t_numscans == 0)) {
+    if HIDDEN.with_borrow_mut(|hidden| hidden.values_mut().all(|counters| *table_counters(counters).scans == 0)) {
         return;
     }
     TOLD.set(0);
@@ -165,8 +166,8 @@ unsafe extern "C-unwind" fn tell_the_rest(_code: std::ffi::c_int, _argument: pg_
 /// Adds the numbers of searches to the statistics.
 unsafe fn tell_searches() {
     let searched: Vec<(u32, pg_sys::PgStat_Counter)> = HIDDEN.with_borrow_mut(|hidden| {
-        let searched = hidden.iter_mut().filter(|(_, counters)| counters.t_counts.t_numscans > 0);
-        searched.map(|(index, counters)| (*index, std::mem::take(&mut counters.t_counts).t_numscans)).collect()
+        let counted = hidden.iter_mut().map(|(index, counters)| (*index, std::mem::take(table_counters(counters).scans)));
+        counted.filter(|(_, searches)| *searches > 0).collect()
     });
     for (index, searches) in searched {
         // SAFETY: the description is of an index that the session has searched, if it is there still.
@@ -180,7 +181,7 @@ unsafe fn tell_searches() {
             pg_sys::pgstat_unlink_relation(rel);
             if (*rel).pgstat_enabled {
                 pg_sys::pgstat_assoc_relation(rel);
-                (*(*rel).pgstat_info).t_counts.t_numscans += searches;
+                *table_counters(&mut *(*rel).pgstat_info).scans += searches;
                 pg_sys::pgstat_unlink_relation(rel);
                 if !hidden.is_null() {
                     (*hidden).relation = rel;

@@ -22,6 +22,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::{OrRaise, SqlError, raise};
+use crate::ffi::compat;
 use crate::ffi::function::{return_null, return_text, version_1};
 use crate::ffi::plain;
 use crate::identity;
@@ -153,7 +154,7 @@ pub unsafe fn find_user_column(descriptor: pg_sys::TupleDesc) -> Option<i32> {
     // SAFETY: the descriptor has `natts` columns with terminated names.
     unsafe {
         let count = (*descriptor).natts as usize;
-        let columns = std::slice::from_raw_parts((*descriptor).attrs.as_ptr(), count);
+        let columns = std::slice::from_raw_parts(compat::attributes(descriptor), count);
         let place = columns.iter().rposition(|column| {
             !column.attisdropped
                 && column.atttypid == pg_sys::TEXTOID
@@ -179,7 +180,7 @@ pub fn check_columns(rel: pg_sys::Relation) {
     }
     let column = user_column(rel);
     // SAFETY: the column is one of the descriptor's.
-    let form = unsafe { &*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1) };
+    let form = unsafe { &*compat::attributes((*rel).rd_att).add(column as usize - 1) };
     if form.attgenerated != 0 {
         raise(
             SqlError::invalid_definition("column \"_user_id\" of a user table cannot be generated")
@@ -435,7 +436,7 @@ fn is_user_table(table: pg_sys::Oid) -> Option<(i32, pg_sys::Oid)> {
         let found = (is_parent || is_partitioned(rel)).then(|| find_user_column((*rel).rd_att)).flatten();
         let found = found.filter(|_| !is_parent || tree::has_user_tables(table));
         let place = found.map(|column| {
-            let form = &*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1);
+            let form = &*compat::attributes((*rel).rd_att).add(column as usize - 1);
             (column, form.attcollation)
         });
         plain::RelationClose(rel);

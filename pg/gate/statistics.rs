@@ -231,7 +231,7 @@ unsafe fn columns(rel: pg_sys::Relation) -> impl Iterator<Item = i16> {
 unsafe fn begin(rel: pg_sys::Relation, column: i16) -> Option<*mut pg_sys::VacAttrStats> {
     // SAFETY: a column of an open relation; a type's row is a struct of that kind. Allocated in the current context.
     unsafe {
-        let attribute = &*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1);
+        let attribute = &*compat::attributes((*rel).rd_att).add(column as usize - 1);
         // Generated columns that are computed when they are read have no statistics.
         if attribute.attisdropped || attribute.attgenerated as u8 == b'v' {
             return None;

@@ -9,6 +9,8 @@ use kalamdb_engine::ids::Tid;
 use kalamdb_engine::{Error, Result};
 use pgrx::pg_sys;
 
+use crate::ffi::compat;
+
 const COLUMN: usize = 12;
 const ROW_HEAD: usize = 12;
 
@@ -36,7 +38,7 @@ pub fn shape_of(rel: pg_sys::Relation) -> Vec<u8> {
         let mut shape = Vec::with_capacity(2 + count * COLUMN);
         shape.extend_from_slice(&(count as u16).to_le_bytes());
         for column in 0..count {
-            let form = &*(*descriptor).attrs.as_ptr().add(column);
+            let form = &*compat::attributes(descriptor).add(column);
             let type_oid = if form.attisdropped { 0 } else { form.atttypid.to_u32() };
             shape.extend_from_slice(&type_oid.to_le_bytes());
             shape.extend_from_slice(&form.atttypmod.to_le_bytes());

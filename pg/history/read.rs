@@ -7,6 +7,7 @@ use super::buffer;
 use super::entry::{self, Column};
 use super::table::{self, Entry};
 use crate::error::OrRaise;
+use crate::ffi::compat;
 use crate::ffi::memory::in_new_context;
 use crate::ffi::plain;
 use crate::gate;
@@ -84,7 +85,7 @@ impl OldDescriptor {
         unsafe {
             let descriptor = pg_sys::CreateTemplateTupleDesc(columns.len() as i32);
             for (place, column) in columns.iter().enumerate() {
-                let form = (*descriptor).attrs.as_mut_ptr().add(place);
+                let form = compat::attributes(descriptor).cast_mut().add(place);
                 // Postgres leaves them as they were in memory. A tuple of fewer columns has NULL in the others, and no missing values.
                 form.write_bytes(0, 1);
                 let form = &mut *form;
@@ -95,8 +96,8 @@ impl OldDescriptor {
                 form.attalign = column.align as std::ffi::c_char;
                 form.attbyval = column.by_value;
                 form.attstorage = pg_sys::TYPSTORAGE_PLAIN as std::ffi::c_char;
-                form.attcacheoff = -1;
                 form.attisdropped = column.type_oid == pg_sys::InvalidOid;
+                compat::complete_attribute(descriptor, place);
             }
             OldDescriptor { descriptor }
         }
@@ -144,7 +145,7 @@ unsafe fn fit(rel: pg_sys::Relation, columns: &[Column], old: &Restored, natts: 
         let count = (*descriptor).natts as usize;
         let mut row = Restored::empty(count);
         for place in 0..count {
-            let form = &*(*descriptor).attrs.as_ptr().add(place);
+            let form = &*compat::attributes(descriptor).add(place);
             if form.attisdropped {
                 continue;
             }

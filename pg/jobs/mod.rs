@@ -8,6 +8,7 @@ pub mod database;
 mod keeper;
 pub mod kinds;
 mod launcher;
+pub mod limit;
 mod policy;
 pub mod process;
 pub mod request;

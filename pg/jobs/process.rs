@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use super::{keeper, runner};
 use crate::error::{OrRaise, SqlError, catching};
+use crate::ffi::compat;
 use crate::ffi::interrupts::check_for_interrupts;
 use crate::shmem;
 
@@ -43,6 +44,11 @@ pub struct Me {
     pub database: u32,
 }
 
+/// Whether this process is one that runs jobs.
+pub fn is_job() -> bool {
+    PLACE.load(Ordering::Relaxed) != 0
+}
+
 /// The argument that tells a process its place and its database.
 pub fn argument(place: usize, database: u32) -> pg_sys::Datum {
     pg_sys::Datum::from((place as u64) << 32 | u64::from(database))
@@ -76,8 +82,8 @@ pub extern "C-unwind" fn kalamdb_job_main(argument: pg_sys::Datum) {
     let (place, database) = ((argument >> 32) as usize, argument as u32);
     // SAFETY: the handlers only set flags; then signals are let through, and the process connects as the bootstrap superuser.
     unsafe {
-        pg_sys::pqsignal(libc::SIGTERM, Some(on_terminate));
-        pg_sys::pqsignal(libc::SIGHUP, Some(on_reload));
+        compat::handle_signal(libc::SIGTERM, Some(on_terminate));
+        compat::handle_signal(libc::SIGHUP, Some(on_reload));
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database.into(), pg_sys::InvalidOid, 0);
         for (name, value) in SETTINGS {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::kinds::Kind;
 use crate::error::{OrRaise, SqlError, raise as raise_error};
 use crate::ffi::catalog::{self, RelationInfo};
+use crate::ffi::compat;
 use crate::ffi::interrupts::BackendWait;
 use crate::ffi::plain;
 use crate::shmem::engine_cache;
@@ -208,21 +209,24 @@ fn unflushable(kind: Kind, rel: pg_sys::Relation) -> Option<SqlError> {
     })
 }
 
+/// How Postgres names the lock of a relation of this database.
+pub fn relation_tag(relation: pg_sys::Oid) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
+        // SAFETY: a value of the process.
+        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field2: relation.to_u32(),
+        locktag_field3: 0,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    }
+}
+
 /// Raises an error if the session's own locks would keep a job from ever working on a table.
 pub fn refuse_own_locks(relation: pg_sys::Oid) {
     let held = CONFLICTING.iter().any(|mode| {
         // SAFETY: the tag is what Postgres' own macro makes.
-        unsafe {
-            let tag = pg_sys::LOCKTAG {
-                locktag_field1: pg_sys::MyDatabaseId.to_u32(),
-                locktag_field2: relation.to_u32(),
-                locktag_field3: 0,
-                locktag_field4: 0,
-                locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
-                locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-            };
-            pg_sys::LockHeldByMe(&raw const tag, *mode as pg_sys::LOCKMODE)
-        }
+        unsafe { compat::holds_lock(&relation_tag(relation), *mode as pg_sys::LOCKMODE) }
     });
     if held {
         raise_error(

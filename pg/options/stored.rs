@@ -1,7 +1,6 @@
 //! The options that tables set themselves: read through a cache that follows the catalog's invalidations, written in SQL.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -13,6 +12,7 @@ use super::definition;
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::catalog::{self, as_superuser};
 use crate::ffi::sql::query;
+use crate::hash::Map;
 use crate::shmem::known_cache;
 use crate::storages;
 use crate::tableam;
@@ -32,7 +32,7 @@ const CACHED_MAX: usize = 10_000;
 type Options = Rc<Vec<(String, String)>>;
 
 thread_local! {
-    static CACHED: RefCell<HashMap<u32, Options>> = RefCell::default();
+    static CACHED: RefCell<Map<u32, Options>> = RefCell::default();
     /// Changes with every invalidation, so that what was read meanwhile is not kept.
     static GENERATION: Cell<u64> = const { Cell::new(0) };
     /// The storages of tables whose options this transaction changed.

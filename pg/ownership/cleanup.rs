@@ -24,6 +24,7 @@ use crate::ffi::sql::{Row, query, query_one, text};
 use crate::identity::audit::Event;
 use crate::identity::control_table::Lasts;
 use crate::jobs::Progress;
+use crate::jobs::limit::limited_by_size;
 use crate::jobs::process::transaction;
 use crate::settings;
 use crate::shmem::engine_cache;
@@ -427,9 +428,9 @@ fn clean_table(table: &Touched) -> Result<(), SqlError> {
         ))
     })?;
     for index in indexes.iter().filter_map(|row| text(row, 0)) {
-        patiently(|| query(&format!("REINDEX INDEX {index}"), &[]))?;
+        patiently(|| limited_by_size(table.oid, &table.name, || query(&format!("REINDEX INDEX {index}"), &[])))?;
     }
-    patiently(|| query(&format!("ANALYZE {}", table.name), &[]))?;
+    patiently(|| limited_by_size(table.oid, &table.name, || query(&format!("ANALYZE {}", table.name), &[])))?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use crate::history;
 use crate::identity::audit::Event;
 use crate::identity::control_table::Lasts;
 use crate::identity::session::act_as;
+use crate::jobs::limit::limited;
 use crate::tableam::vacuum;
 
 /// What the extension itself has of a user beside the rows.
@@ -29,7 +30,7 @@ pub fn erase(user: &str) -> Result<Vec<(pg_sys::Oid, i64)>, SqlError> {
     let mut erased = Vec::new();
     let mut counts = Map::new();
     for (oid, table) in user_tables_of(user)? {
-        let delete = |name: &str| act_as(user, || delete_rows(user, name));
+        let delete = |name: &str| act_as(user, || limited(name, || delete_rows(user, name)));
         let Some(gone) = catalog::as_owner(oid, pg_sys::RowExclusiveLock, delete) else { continue };
         let (rows, left) = gone.map_err(failed)?;
         if left > 0 {
@@ -74,7 +75,7 @@ pub fn erase_late(user: &str, before: u64) -> Result<i64, SqlError> {
     let _keep_nothing = history::Suspended::begin();
     let mut late = 0;
     for (oid, table) in user_tables_of(user)? {
-        let delete = |name: &str| act_as(user, || delete_rows_before(user, name, before));
+        let delete = |name: &str| act_as(user, || limited(name, || delete_rows_before(user, name, before)));
         let Some(gone) = catalog::as_owner(oid, pg_sys::RowExclusiveLock, delete) else { continue };
         let (rows, left) = gone.map_err(failed)?;
         if left > 0 {

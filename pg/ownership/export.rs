@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use kalamdb_engine::cold::segment_file_name;
 use kalamdb_engine::export::{Export, ExportColumn, ExportKind, ExportValue};
@@ -19,6 +20,7 @@ use crate::ffi::catalog;
 use crate::ffi::interrupts::BackendWait;
 use crate::ffi::sql::{query, query_one, text};
 use crate::identity::session::act_as;
+use crate::jobs::limit::limited;
 use crate::jobs::process::transaction;
 use crate::jobs::table::ACTIVE;
 use crate::jobs::{Job, Progress};
@@ -29,6 +31,8 @@ use crate::worker::segments_directory;
 
 /// Rows that a cursor gives at once.
 const FETCH: i64 = 1000;
+/// Time between two looks for sessions that wait.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Days from 1970 to Postgres' epoch, and microseconds.
 const EPOCH_DAYS: i64 = 10_957;
 const EPOCH_MICROSECONDS: i64 = EPOCH_DAYS * 86_400_000_000;
@@ -101,6 +105,7 @@ fn write(id: &str, progress: &mut Progress) -> Result<Option<Written>, SqlError>
     let mut tables = Vec::new();
     let (mut total, mut bytes) = (0, 0);
     for (oid, name) in user_tables_of(user)? {
+        target.waiters.look()?;
         let table = Table::read(oid, &name, user, &mut target)?;
         if let Some(table) = table {
             total += table["rows"].as_u64().unwrap_or(0);
@@ -126,6 +131,32 @@ fn write(id: &str, progress: &mut Progress) -> Result<Option<Written>, SqlError>
     Ok(Some(Written { storage: storage.to_owned(), files: target.files, rows: total, tables: count }))
 }
 
+/// Looks for sessions that this one holds up: the rows of all tables are those of one moment, so all tables stay locked.
+struct Waiters {
+    looked: Instant,
+}
+
+impl Waiters {
+    /// Ends the job, which is run again, when somebody waits for one of its locks; looks now and then.
+    fn look(&mut self) -> Result<(), SqlError> {
+        // Postgres does not tell a process who waits for its weak locks, which it keeps where they are cheap.
+        const HELD_UP: &str = "SELECT w.relation::pg_catalog.regclass::text FROM pg_catalog.pg_locks w
+            JOIN pg_catalog.pg_locks h USING (locktype, database, relation)
+            WHERE locktype = 'relation' AND h.pid = pg_catalog.pg_backend_pid() AND h.granted AND NOT w.granted LIMIT 1";
+        if self.looked.elapsed() < LOOK_INTERVAL {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        match query_one(HELD_UP, &[]) {
+            None => Ok(()),
+            Some(table) => Err(SqlError::lock_not_available(format!(
+                "the export gave way to a session that waits for a lock on table {table}"
+            ))
+            .with_hint("The job is run again by itself.")),
+        }
+    }
+}
+
 /// A file of this process that goes when it is stored or the job fails.
 struct Draft(PathBuf);
 
@@ -141,6 +172,7 @@ struct Target {
     location: Location,
     directory: String,
     wait: BackendWait,
+    waiters: Waiters,
     files: Vec<String>,
     number: u64,
 }
@@ -148,7 +180,15 @@ struct Target {
 impl Target {
     fn open(id: &str, storage: &str) -> Result<Target, SqlError> {
         let location = storages::open(&storages::require(storage)?)?;
-        Ok(Target { location, directory: directory(id), wait: BackendWait::new(engine_cache()), files: Vec::new(), number: 0 })
+        let waiters = Waiters { looked: Instant::now() };
+        Ok(Target {
+            location,
+            directory: directory(id),
+            wait: BackendWait::new(engine_cache()),
+            waiters,
+            files: Vec::new(),
+            number: 0,
+        })
     }
 
     /// A path for a file in the making.
@@ -186,7 +226,7 @@ impl Table {
         let copy = |name: &str| {
             let statement =
                 format!("SELECT {columns}, pg_catalog.row_to_json(t.*)::text FROM {name} t WHERE t._user_id = {quoted_user}");
-            act_as(user, || table.copy(&statement, &mut export))
+            act_as(user, || table.copy(name, &statement, &mut export, &mut target.waiters))
         };
         let Some(copied) = catalog::as_owner(oid, pg_sys::AccessShareLock, copy) else { return Ok(None) };
         copied?;
@@ -221,17 +261,17 @@ impl Table {
         table
     }
 
-    /// Runs a statement and adds its rows.
-    fn copy(&self, statement: &str, export: &mut Export) -> Result<(), SqlError> {
+    /// Runs a statement about a table and adds its rows.
+    fn copy(&self, name: &str, statement: &str, export: &mut Export, waiters: &mut Waiters) -> Result<(), SqlError> {
         let statement = CString::new(statement).map_err(|_| SqlError::from(Error::internal("a name has a zero byte")))?;
         // SAFETY: the cursor's rows are read before they are freed; an ERROR ends cursor and connection with the transaction.
         unsafe {
             pg_sys::SPI_connect();
             let plan = pg_sys::SPI_prepare(statement.as_ptr(), 0, std::ptr::null_mut());
             let (values, nulls) = (std::ptr::null_mut(), std::ptr::null());
-            let portal = pg_sys::SPI_cursor_open(std::ptr::null(), plan, values, nulls, true);
+            let portal = limited(name, || pg_sys::SPI_cursor_open(std::ptr::null(), plan, values, nulls, true));
             loop {
-                pg_sys::SPI_cursor_fetch(portal, true, FETCH as _);
+                limited(name, || pg_sys::SPI_cursor_fetch(portal, true, FETCH as _));
                 let (table, count) = (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize);
                 for place in 0..count {
                     let row = *(*table).vals.add(place);
@@ -241,6 +281,7 @@ impl Table {
                 if count == 0 {
                     break;
                 }
+                waiters.look()?;
             }
             pg_sys::SPI_cursor_close(portal);
             pg_sys::SPI_finish();

@@ -6,15 +6,13 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::scan::{Scan, clear};
 use super::status::{PostgresStatus, refresh_reference, widen};
+use crate::ffi::compat;
 use crate::gate;
 
+compat::analyze_next_block!(scan_analyze_next_block, read_block);
+
 /// Reads a block that ANALYZE chose.
-#[pg_guard]
-pub unsafe extern "C-unwind" fn scan_analyze_next_block(
-    scan: pg_sys::TableScanDesc,
-    block: pg_sys::BlockNumber,
-    _strategy: pg_sys::BufferAccessStrategy,
-) -> bool {
+unsafe fn read_block(scan: pg_sys::TableScanDesc, block: pg_sys::BlockNumber) {
     // SAFETY: made by `scan_begin`.
     let scan = unsafe { Scan::of(scan) };
     refresh_reference();
@@ -26,7 +24,6 @@ pub unsafe extern "C-unwind" fn scan_analyze_next_block(
     } else {
         scan.leave();
     }
-    true
 }
 
 /// Puts the next row of the block that counts as live into the slot.

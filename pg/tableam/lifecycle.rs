@@ -13,10 +13,10 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::change::{change_page, log_only, note_storage};
 use super::status::current_xid;
-use super::storage::{Storage, file_of_node, relation_file, relation_name};
+use super::storage::{Storage, relation_file, relation_name};
 use super::{is_ours, main_fork, partition, raw, temporary};
 use crate::error::OrRaise;
-use crate::ffi::compat::{self, NO_BACKEND};
+use crate::ffi::compat::{self, FileLocator, NO_BACKEND, file_of_locator};
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::ffi::{plain, unguarded};
 use crate::gate;
@@ -83,16 +83,16 @@ fn create(file: RelationFile, unlogged: bool, creator: Xid, values: Option<u32>)
 }
 
 /// Creates the files of a table; they go again if the transaction fails.
-unsafe fn create_files(node: &pg_sys::RelFileNode, persistence: u8) {
+unsafe fn create_files(locator: &FileLocator, persistence: u8) {
     // SAFETY: the caller passes an identity that Postgres has just chosen.
     unsafe {
-        let files = pg_sys::RelationCreateStorage(*node, persistence as std::ffi::c_char, true);
+        let files = pg_sys::RelationCreateStorage(*locator, persistence as std::ffi::c_char, true);
         if persistence == pg_sys::RELPERSISTENCE_UNLOGGED {
             // After a crash Postgres replaces all other files of the relation by a copy of this one. It is on disk at once, as
             // recovery of the database's or the tablespace's creation may remove what only the log tells of.
             let init = pg_sys::ForkNumber::INIT_FORKNUM;
             pg_sys::smgrcreate(files, init, false);
-            raw::log_smgrcreate(node, init);
+            raw::log_smgrcreate(locator, init);
             pg_sys::smgrimmedsync(files, init);
             compat::write_unlogged_mark(files);
         }
@@ -104,7 +104,7 @@ unsafe fn create_files(node: &pg_sys::RelFileNode, persistence: u8) {
 #[pg_guard]
 pub unsafe extern "C-unwind" fn relation_set_new_filenode(
     rel: pg_sys::Relation,
-    node: *const pg_sys::RelFileNode,
+    locator: *const FileLocator,
     persistence: std::ffi::c_char,
     freeze_xid: *mut pg_sys::TransactionId,
     min_multi: *mut pg_sys::MultiXactId,
@@ -112,9 +112,9 @@ pub unsafe extern "C-unwind" fn relation_set_new_filenode(
     // SAFETY: Postgres passes an open relation, the new identity and two places for results.
     unsafe {
         gate::check_columns(rel);
-        let file = file_of_node(&*node, (*rel).rd_backend);
+        let file = file_of_locator(&*locator, (*rel).rd_backend);
         temporary::note(file);
-        create_files(&*node, persistence as u8);
+        create_files(&*locator, persistence as u8);
         create(file, persistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED, current_xid(), first_value(rel));
         *freeze_xid = pg_sys::RecentXmin;
         *min_multi = pg_sys::GetOldestMultiXactId();
@@ -134,14 +134,14 @@ pub unsafe extern "C-unwind" fn relation_nontransactional_truncate(rel: pg_sys::
 
 /// Copies a table to new files, as SET TABLESPACE needs it.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn relation_copy_data(rel: pg_sys::Relation, node: *const pg_sys::RelFileNode) {
+pub unsafe extern "C-unwind" fn relation_copy_data(rel: pg_sys::Relation, locator: *const FileLocator) {
     let source = Storage::of(rel);
     let wait = BackendWait::new(source.cache);
     // SAFETY: Postgres passes an open relation and the new identity.
     let descriptor = unsafe {
-        let file = file_of_node(&*node, (*rel).rd_backend);
+        let file = file_of_locator(&*locator, (*rel).rd_backend);
         temporary::note(file);
-        create_files(&*node, (*(*rel).rd_rel).relpersistence as u8);
+        create_files(&*locator, (*(*rel).rd_rel).relpersistence as u8);
         create(file, source.descriptor.is_unlogged(), current_xid(), Some(source.descriptor.first_value()))
     };
     let target = Storage { cache: source.cache, descriptor, id: descriptor.id() };
@@ -207,12 +207,12 @@ fn copy_page(source: &Storage, target: &Storage, page: PageNumber, wait: &Backen
 /// Gives up the storages whose files the ending transaction is about to unlink; Postgres does not list temporary ones.
 fn forget_files(for_commit: bool) {
     let Some(cache) = known_cache() else { return };
-    let mut nodes: *mut pg_sys::RelFileNode = std::ptr::null_mut();
+    let mut locators: *mut FileLocator = std::ptr::null_mut();
     // SAFETY: Postgres returns an allocated array of that many identities, or none.
     unsafe {
-        let count = unguarded::smgrGetPendingDeletes(for_commit, &mut nodes);
+        let count = unguarded::smgrGetPendingDeletes(for_commit, &mut locators);
         for place in 0..count.max(0) as usize {
-            let file = file_of_node(&*nodes.add(place), NO_BACKEND);
+            let file = file_of_locator(&*locators.add(place), NO_BACKEND);
             if let Some(place) = cache.storages().find(&file) {
                 let descriptor = cache.storages().at(place);
                 if !for_commit {
@@ -221,8 +221,8 @@ fn forget_files(for_commit: bool) {
                 cache.storages().remove(descriptor.id());
             }
         }
-        if !nodes.is_null() {
-            plain::pfree(nodes.cast());
+        if !locators.is_null() {
+            plain::pfree(locators.cast());
         }
     }
 }

@@ -35,6 +35,7 @@ mod temporary;
 
 use std::sync::OnceLock;
 
+use crate::ffi::compat;
 use crate::ffi::function::version_1;
 use pgrx::prelude::*;
 
@@ -87,7 +88,7 @@ pub fn is_stream_routine(routine: *const pg_sys::TableAmRoutine) -> bool {
 
 /// The callbacks, in the order of Postgres' struct.
 fn callbacks() -> SyncRoutine {
-    SyncRoutine(pg_sys::TableAmRoutine {
+    let mut routine = pg_sys::TableAmRoutine {
         type_: pg_sys::NodeTag::T_TableAmRoutine,
         slot_callbacks: Some(slot::slot_callbacks),
         scan_begin: Some(scan::scan_begin),
@@ -116,7 +117,6 @@ fn callbacks() -> SyncRoutine {
         tuple_update: Some(update::tuple_update),
         tuple_lock: Some(lock::tuple_lock),
         finish_bulk_insert: Some(insert::finish_bulk_insert),
-        relation_set_new_filenode: Some(lifecycle::relation_set_new_filenode),
         relation_nontransactional_truncate: Some(lifecycle::relation_nontransactional_truncate),
         relation_copy_data: Some(lifecycle::relation_copy_data),
         relation_copy_for_cluster: Some(rewrite::relation_copy_for_cluster),
@@ -130,11 +130,13 @@ fn callbacks() -> SyncRoutine {
         relation_toast_am: Some(values::relation_toast_am),
         relation_fetch_toast_slice: Some(values::relation_fetch_toast_slice),
         relation_estimate_size: Some(size::relation_estimate_size),
-        scan_bitmap_next_block: Some(scan::scan_bitmap_next_block),
-        scan_bitmap_next_tuple: Some(scan::scan_bitmap_next_tuple),
         scan_sample_next_block: Some(scan::scan_sample_next_block),
         scan_sample_next_tuple: Some(scan::scan_sample_next_tuple),
-    })
+        ..pg_sys::TableAmRoutine::default()
+    };
+    compat::set_new_files_callback(&mut routine, lifecycle::relation_set_new_filenode);
+    scan::set_bitmap_callbacks(&mut routine);
+    SyncRoutine(routine)
 }
 
 /// What a process registers with Postgres when it loads the library.

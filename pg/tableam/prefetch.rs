@@ -5,6 +5,7 @@
 
 use pgrx::pg_sys;
 
+use crate::ffi::compat;
 use crate::ffi::unguarded;
 use crate::ffi::utility::elements;
 
@@ -43,7 +44,7 @@ unsafe extern "C-unwind" fn visit(state: *mut pg_sys::PlanState, context: *mut s
             let bitmap = state.cast::<pg_sys::BitmapHeapScanState>();
             let rel = (*bitmap).ss.ss_currentRelation;
             if !rel.is_null() && super::is_ours(rel) {
-                (*bitmap).prefetch_maximum = 0;
+                compat::stop_prefetch(bitmap);
             }
         }
         unguarded::planstate_tree_walker(state, visit, context)

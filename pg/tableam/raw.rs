@@ -4,9 +4,11 @@
 
 use pgrx::pg_sys;
 
+use crate::ffi::compat::FileLocator;
+
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" {
-    pub fn log_smgrcreate(files: *const pg_sys::RelFileNode, fork: pg_sys::ForkNumber::Type);
+    pub fn log_smgrcreate(files: *const FileLocator, fork: pg_sys::ForkNumber::Type);
     pub fn CheckForSerializableConflictOutNeeded(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> bool;
     pub fn CheckForSerializableConflictOut(relation: pg_sys::Relation, xid: pg_sys::TransactionId, snapshot: pg_sys::Snapshot);
     pub fn CheckForSerializableConflictIn(relation: pg_sys::Relation, tid: pg_sys::ItemPointer, block: pg_sys::BlockNumber);

@@ -17,6 +17,7 @@ use super::slot::item_pointer;
 use super::status::{PostgresStatus, for_each_member, narrow};
 use super::storage::relation_name;
 use crate::error::{SqlError, raise};
+use crate::ffi::compat;
 use crate::ffi::{plain, unguarded};
 
 /// xmax of a version with one more holder.
@@ -253,7 +254,7 @@ const _: () = nothing_to_drop::<WaitFor>();
 pub fn wait_for_xid(xid: pg_sys::TransactionId, what: &WaitFor, block: bool) -> bool {
     if !block {
         // SAFETY: no latch is held; errors unwind through the guard.
-        return unsafe { pg_sys::ConditionalXactLockTableWait(xid) };
+        return unsafe { compat::try_wait_for_xid(xid) };
     }
     let mut tid = item_pointer(what.tid);
     // SAFETY: no latch is held; the wait serves interrupts. The frames up to the callback's guard have nothing to drop, and that
@@ -320,7 +321,7 @@ impl TupleLock {
             unsafe { unguarded::LockTuple(self.rel, &mut tid, heavyweight(self.mode)) };
         } else {
             // SAFETY: no latch is held; errors unwind through the guard.
-            let got = unsafe { pg_sys::ConditionalLockTuple(self.rel, &mut tid, heavyweight(self.mode)) };
+            let got = unsafe { compat::try_lock_tuple(self.rel, &mut tid, heavyweight(self.mode)) };
             if !got {
                 if policy == pg_sys::LockWaitPolicy::LockWaitError {
                     raise_not_available(self.rel);

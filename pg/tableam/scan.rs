@@ -19,6 +19,7 @@ use super::storage::Storage;
 use super::stream::Expiry;
 use super::{partition, prune, raw, stats};
 use crate::error::OrRaise;
+use crate::ffi::compat;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::ffi::memory::in_context;
 use crate::ffi::plain;
@@ -73,6 +74,8 @@ pub struct Scan {
     /// First place and the one behind the last of the range to scan: places in the list, or block numbers without one.
     first: u32,
     end: u32,
+    /// The rows of a scan of a range of TIDs: the first and the last one.
+    range: (Tid, Tid),
     started: bool,
     /// The place of the current block.
     place: u32,
@@ -637,10 +640,9 @@ pub unsafe extern "C-unwind" fn scan_set_tidrange(
 ) {
     // SAFETY: made by `scan_begin`; Postgres passes two TIDs.
     unsafe {
-        (*scan).rs_mintid = *least;
-        (*scan).rs_maxtid = *greatest;
         let state = Scan::of(scan);
         let (least, greatest) = (tid_of(&*least), tid_of(&*greatest));
+        state.range = (least, greatest);
         state.restart();
         let (whole, above) = (state.end, greatest.block.saturating_add(1));
         state.first = state.place_of(least.block).min(whole);
@@ -658,7 +660,7 @@ pub unsafe extern "C-unwind" fn scan_getnextslot_tidrange(
     // SAFETY: made by `scan_begin`; the slot is ours.
     unsafe {
         let state = Scan::of(scan);
-        let range = tid_of(&(*scan).rs_mintid)..=tid_of(&(*scan).rs_maxtid);
+        let range = state.range.0..=state.range.1;
         while state.advance(direction >= 0) {
             let tid = Tid::new(state.block, state.hits[state.current as usize].offset);
             if range.contains(&tid) {
@@ -700,56 +702,46 @@ pub unsafe extern "C-unwind" fn parallelscan_reinitialize(rel: pg_sys::Relation,
     unsafe { pg_sys::table_block_parallelscan_reinitialize(rel, scan) };
 }
 
-/// Reads the next page of a bitmap; false when the page has nothing to look at.
-#[pg_guard]
-pub unsafe extern "C-unwind" fn scan_bitmap_next_block(
-    scan: pg_sys::TableScanDesc,
-    bitmap: *mut pg_sys::TBMIterateResult,
-) -> bool {
-    // SAFETY: made by `scan_begin`; Postgres passes a filled result.
-    unsafe {
-        let state = Scan::of(scan);
-        let block = (*bitmap).blockno;
-        state.count = 0;
-        state.current = -1;
-        let wait = BackendWait::new(state.storage.cache);
-        if block >= state.end || !state.may_enter(block, &wait) {
-            return false;
-        }
-        if (*bitmap).ntuples < 0 {
-            state.lossy_blocks += 1;
-            state.collect(block);
-            return state.count > 0;
-        }
-        state.exact_blocks += 1;
-        state.enter(block, &wait);
-        let pin = BorrowedPin::of(&state.storage, state.frame);
-        let guard = pin.get().shared(&wait).or_raise();
-        let page = guard.page();
-        let offsets = std::slice::from_raw_parts((*bitmap).offsets.as_ptr(), (*bitmap).ntuples as usize);
-        for offset in offsets {
-            let root = Tid::new(block, *offset);
-            let hit = search_chain(state.base.rs_rd, &state.storage, &state.view, pin.get(), page, root, true, false);
-            if let Some(found) = hit.found.filter(|found| !state.expiry.is_gone(page, *found)) {
-                if state.serializable
-                    && let Some(place) = super::fetch::version_place(pin.get(), page, found)
-                {
-                    super::fetch::predicate_lock(state.base.rs_rd, &state.view, Tid::new(block, found), place);
-                }
-                state.add(page, found);
-            }
-        }
-        state.count > 0
+compat::bitmap_callbacks!(set_bitmap_callbacks, enter_bitmap_page, next_of_bitmap_page);
+
+/// Reads a page of a bitmap, all of it or the rows at some offsets; false when it has nothing to look at.
+unsafe fn enter_bitmap_page(scan: pg_sys::TableScanDesc, block: u32, offsets: Option<&[u16]>) -> bool {
+    // SAFETY: made by `scan_begin`.
+    let state = unsafe { Scan::of(scan) };
+    state.count = 0;
+    state.current = -1;
+    let wait = BackendWait::new(state.storage.cache);
+    if block >= state.end || !state.may_enter(block, &wait) {
+        return false;
     }
+    let Some(offsets) = offsets else {
+        state.lossy_blocks += 1;
+        state.collect(block);
+        return state.count > 0;
+    };
+    state.exact_blocks += 1;
+    state.enter(block, &wait);
+    let pin = BorrowedPin::of(&state.storage, state.frame);
+    let guard = pin.get().shared(&wait).or_raise();
+    let page = guard.page();
+    for offset in offsets {
+        let root = Tid::new(block, *offset);
+        let hit = search_chain(state.base.rs_rd, &state.storage, &state.view, pin.get(), page, root, true, false);
+        if let Some(found) = hit.found.filter(|found| !state.expiry.is_gone(page, *found)) {
+            if state.serializable
+                && let Some(place) = super::fetch::version_place(pin.get(), page, found)
+            {
+                // SAFETY: the scan's own relation and snapshot; the page is pinned.
+                unsafe { super::fetch::predicate_lock(state.base.rs_rd, &state.view, Tid::new(block, found), place) };
+            }
+            state.add(page, found);
+        }
+    }
+    state.count > 0
 }
 
 /// Puts the next row of the bitmap's page into a slot.
-#[pg_guard]
-pub unsafe extern "C-unwind" fn scan_bitmap_next_tuple(
-    scan: pg_sys::TableScanDesc,
-    _bitmap: *mut pg_sys::TBMIterateResult,
-    slot: *mut pg_sys::TupleTableSlot,
-) -> bool {
+unsafe fn next_of_bitmap_page(scan: pg_sys::TableScanDesc, slot: *mut pg_sys::TupleTableSlot) -> bool {
     // SAFETY: made by `scan_begin`; the slot is ours.
     unsafe {
         let state = Scan::of(scan);

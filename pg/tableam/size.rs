@@ -3,6 +3,7 @@
 use pgrx::{pg_guard, pg_sys};
 
 use super::storage::Storage;
+use crate::ffi::compat::locator_of;
 use crate::gate;
 
 /// Bytes of one of Postgres' own blocks: the unit in which the planner counts.
@@ -35,7 +36,7 @@ fn file_forks_size(rel: pg_sys::Relation, only: Option<pg_sys::ForkNumber::Type>
     let mut blocks = 0;
     // SAFETY: the relation is open; its files exist as long as it does.
     unsafe {
-        let files = pg_sys::smgropen((*rel).rd_node, (*rel).rd_backend);
+        let files = pg_sys::smgropen(locator_of(rel), (*rel).rd_backend);
         for fork in pg_sys::ForkNumber::FSM_FORKNUM..=pg_sys::ForkNumber::INIT_FORKNUM {
             if only.is_none_or(|only| only == fork) && pg_sys::smgrexists(files, fork) {
                 blocks += u64::from(pg_sys::smgrnblocks(files, fork));

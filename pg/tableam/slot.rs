@@ -11,6 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::pins::{self, NO_FRAME};
 use super::storage::Storage;
+use crate::ffi::compat;
 use crate::ffi::plain;
 use crate::shmem::engine_cache;
 
@@ -40,14 +41,14 @@ pub fn slot_ops() -> &'static pg_sys::TupleTableSlotOps {
             init: Some(init),
             release: Some(release),
             clear: Some(clear),
-            getsomeattrs: heap.getsomeattrs,
-            getsysattr: heap.getsysattr,
             materialize: Some(materialize),
             copyslot: Some(copyslot),
             get_heap_tuple: Some(get_heap_tuple),
             get_minimal_tuple: None,
             copy_heap_tuple: Some(copy_heap_tuple),
             copy_minimal_tuple: Some(copy_minimal_tuple),
+            // What looks at the tuple, which stands in the slot where heap has it.
+            ..*heap
         })
     })
     .0
@@ -195,11 +196,7 @@ unsafe extern "C-unwind" fn copy_heap_tuple(slot: *mut pg_sys::TupleTableSlot) -
     unsafe { pg_sys::heap_copytuple(get_heap_tuple(slot)) }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn copy_minimal_tuple(slot: *mut pg_sys::TupleTableSlot) -> pg_sys::MinimalTuple {
-    // SAFETY: the slot is ours.
-    unsafe { pg_sys::minimal_tuple_from_heap_tuple(get_heap_tuple(slot)) }
-}
+compat::copy_minimal_tuple!(copy_minimal_tuple, get_heap_tuple);
 
 /// Postgres' form of a TID.
 #[inline]

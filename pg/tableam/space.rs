@@ -1,7 +1,6 @@
 //! Finds a page with room for a row version: the inserter's own page, a page the directory knows, or a fresh one.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use kalamdb_engine::cache::{LatchedPage, Wait};
@@ -12,6 +11,8 @@ use pgrx::pg_sys;
 
 use super::storage::Storage;
 use super::{is_stream_routine, main_fork, partition};
+use crate::ffi::compat;
+use crate::hash::Map;
 use crate::wal;
 
 /// The free-space category that means "nothing is known to be exhausted".
@@ -26,7 +27,7 @@ const LAST_BLOCK: u32 = 0xFFFF_FFFE;
 /// The lane of this backend among the inserters of a table.
 fn lane() -> usize {
     // SAFETY: a plain global of the backend.
-    unsafe { pg_sys::MyBackendId as usize }
+    unsafe { compat::process_number() }
 }
 
 /// The share of a page that is kept free for updates whatever the fillfactor: without room a new version goes into another page, with an
@@ -77,7 +78,7 @@ const TARGETS_MAX: usize = 4096;
 
 thread_local! {
     /// Where this process last inserted into a partition: the block and, plus one, the next block of the chain to consider.
-    static TARGETS: RefCell<HashMap<(u64, u32), (u32, u32)>> = RefCell::default();
+    static TARGETS: RefCell<Map<(u64, u32), (u32, u32)>> = RefCell::default();
 }
 
 /// A page with room among the blocks of one partition.

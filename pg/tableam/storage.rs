@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 
 use super::change::note_storage;
 use crate::error::{SqlError, raise};
+use crate::ffi::compat::{file_of_locator, locator_of};
 use crate::shmem::engine_cache;
 
 /// The storage behind a relation, found once per relation cache entry.
@@ -35,18 +36,8 @@ struct CachedStorage {
 /// Postgres' identity of the files of an open relation.
 pub fn relation_file(rel: pg_sys::Relation) -> RelationFile {
     // SAFETY: Postgres passes an open relation.
-    let (node, backend) = unsafe { ((*rel).rd_node, (*rel).rd_backend) };
-    file_of_node(&node, backend)
-}
-
-/// Postgres' identity of files; the backend is `NO_BACKEND` unless the relation is temporary.
-pub fn file_of_node(node: &pg_sys::RelFileNode, backend: i32) -> RelationFile {
-    RelationFile {
-        tablespace: node.spcNode.to_u32(),
-        database: node.dbNode.to_u32(),
-        relnumber: node.relNode.to_u32(),
-        owner: (backend + 1) as u32,
-    }
+    let backend = unsafe { (*rel).rd_backend };
+    file_of_locator(&locator_of(rel), backend)
 }
 
 /// Another session's temporary rows mean nothing here: its transactions' command ids and snapshots are its own.

@@ -16,6 +16,7 @@ use super::change::change_page;
 use super::storage::{Storage, relation_name};
 use super::{is_stream_routine, vacuum};
 use crate::error::{OrRaise, SqlError, raise};
+use crate::ffi::compat;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::ffi::plain;
 use crate::{gate, options, wal};
@@ -136,7 +137,7 @@ fn oldest_reader(now: pg_sys::TimestampTz) -> pg_sys::TimestampTz {
     unsafe {
         pg_sys::pgstat_clear_backend_activity_snapshot();
         for number in 1..=pg_sys::pgstat_fetch_stat_numbackends() {
-            let entry = pg_sys::pgstat_fetch_stat_local_beentry(number);
+            let entry = compat::session_entry(number);
             if entry.is_null() || (*entry).backend_xmin == pg_sys::InvalidTransactionId {
                 continue;
             }

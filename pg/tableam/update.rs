@@ -30,6 +30,7 @@ use super::status::{PostgresStatus, current_xid, narrow};
 use super::storage::Storage;
 use super::{stream, values};
 use crate::error::{OrRaise, SqlError, raise};
+use crate::ffi::compat;
 use crate::ffi::interrupts::BackendWait;
 use crate::jobs::count_rows;
 use crate::{gate, wal};
@@ -60,7 +61,7 @@ pub unsafe extern "C-unwind" fn tuple_update(
     wait: bool,
     failure: *mut pg_sys::TM_FailureData,
     lock_mode: *mut LockTupleMode::Type,
-    update_indexes: *mut bool,
+    update_indexes: *mut compat::UpdateIndexes,
 ) -> pg_sys::TM_Result::Type {
     refuse_in_parallel_mode("update");
     stream::refuse_update(rel);
@@ -79,13 +80,13 @@ pub unsafe extern "C-unwind" fn tuple_update(
             Ok((new_tid, heap_only)) => {
                 new.placed();
                 (*slot).tts_tid = item_pointer(new_tid);
-                *update_indexes = !heap_only;
-                pg_sys::pgstat_count_heap_update(rel, heap_only);
+                *update_indexes = compat::update_indexes(!heap_only);
+                compat::count_update(rel, heap_only, new_tid.block != update.tid.block);
                 count_rows(&storage, 1);
                 pg_sys::TM_Result::TM_Ok
             }
             Err((state, row)) => {
-                *update_indexes = false;
+                *update_indexes = compat::update_indexes(false);
                 match row {
                     Some(row) => {
                         row.report(state, failure);

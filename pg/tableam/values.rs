@@ -19,6 +19,7 @@ use super::status::current_xid;
 use super::storage::{Storage, relation_name};
 use super::{raw, slot};
 use crate::error::{OrRaise, raise};
+use crate::ffi::compat;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::ffi::memory::{in_context, in_new_context};
 
@@ -68,7 +69,7 @@ pub struct Attribute {
 /// `descriptor` is valid and has that column.
 pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, column: usize) -> Attribute {
     // SAFETY: see above.
-    let form = unsafe { &*(*descriptor).attrs.as_ptr().add(column) };
+    let form = unsafe { &*compat::attributes(descriptor).add(column) };
     let storage = form.attstorage as u8;
     Attribute {
         by_value: form.attbyval,
@@ -581,7 +582,7 @@ unsafe fn flatten(rel: pg_sys::Relation, tuple: pg_sys::HeapTuple, most: usize) 
         }
         let mut columns = Columns::of((*rel).rd_att, tuple);
         for column in 0..columns.values.len() {
-            if (*(*(*rel).rd_att).attrs.as_ptr().add(column)).attisdropped {
+            if (*compat::attributes((*rel).rd_att).add(column)).attisdropped {
                 // Nobody asks for it.
                 columns.nulls[column] = true;
             } else if attribute((*rel).rd_att, column).length == -1
@@ -637,7 +638,7 @@ pub unsafe extern "C-unwind" fn relation_needs_toast_table(rel: pg_sys::Relation
         let (mut longest, mut unbounded, mut movable) = (0, false, false);
         let columns = (*descriptor).natts as usize;
         for column in 0..columns {
-            let form = &*(*descriptor).attrs.as_ptr().add(column);
+            let form = &*compat::attributes(descriptor).add(column);
             if form.attisdropped {
                 continue;
             }

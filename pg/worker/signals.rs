@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
+use crate::ffi::compat;
+
 static TERMINATE: AtomicBool = AtomicBool::new(false);
 static RELOAD: AtomicBool = AtomicBool::new(false);
 
@@ -23,10 +25,10 @@ unsafe extern "C-unwind" fn on_nothing(_signal: c_int) {}
 pub fn install() {
     // SAFETY: the handlers only store to atomics; called before any other thread exists.
     unsafe {
-        pg_sys::pqsignal(libc::SIGTERM, Some(on_terminate));
-        pg_sys::pqsignal(libc::SIGHUP, Some(on_reload));
+        compat::handle_signal(libc::SIGTERM, Some(on_terminate));
+        compat::handle_signal(libc::SIGHUP, Some(on_reload));
         // There is no statement to cancel.
-        pg_sys::pqsignal(libc::SIGINT, Some(on_nothing));
+        compat::handle_signal(libc::SIGINT, Some(on_nothing));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }

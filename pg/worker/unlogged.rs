@@ -65,12 +65,7 @@ fn replace(cache: &'static Cache, old: &StorageInfo) -> Result<(), SqlError> {
     catching_all(|| {
         // SAFETY: the relation is not temporary, and its main fork exists and is empty.
         unsafe {
-            let node = pg_sys::RelFileNode {
-                spcNode: file.tablespace.into(),
-                dbNode: file.database.into(),
-                relNode: file.relnumber.into(),
-            };
-            let files = pg_sys::smgropen(node, NO_BACKEND);
+            let files = pg_sys::smgropen(compat::locator_of_file(&file), NO_BACKEND);
             compat::write_unlogged_mark(files);
             pg_sys::smgrclose(files);
         }

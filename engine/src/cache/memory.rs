@@ -54,7 +54,8 @@ impl Extent {
     #[inline]
     pub(super) fn of(page: Page<'_>) -> Extent {
         let (lower, upper) = page.used();
-        let units = |bytes: usize| bytes.div_ceil(MEMORY_UNIT) as u32;
+        // A page without free space has one end in the other one's edge.
+        let units = |bytes: usize| (bytes.div_ceil(MEMORY_UNIT) as u32).min(OWN_UNITS);
         Extent { head: units(lower.saturating_sub(HEAD)), tail: units((PAGE_SIZE - upper).saturating_sub(TAIL)), used: true }
     }
 

@@ -10,6 +10,7 @@ use super::columns::{default_of_user, makes_user_table};
 use super::{enter_utility, leave, name_of, text, unsupported};
 use crate::error::{SqlError, raise};
 use crate::ffi::catalog;
+use crate::ffi::compat;
 use crate::ffi::function::version_1;
 use crate::ffi::sql::{query, text as text_of};
 
@@ -147,7 +148,7 @@ unsafe fn complete(table: pg_sys::Oid) {
     unsafe {
         let is_complete = catalog::with_relation(table, |rel| {
             let column = find_user_column((*rel).rd_att);
-            column.is_none_or(|column| (*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1)).atthasdef)
+            column.is_none_or(|column| (*compat::attributes((*rel).rd_att).add(column as usize - 1)).atthasdef)
         });
         if is_complete != Some(false) {
             return;

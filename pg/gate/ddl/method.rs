@@ -11,6 +11,7 @@ use super::columns::{complete, default_of_user, typed_table};
 use super::{name_of, trees, unsupported};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::catalog;
+use crate::ffi::compat;
 use crate::ffi::sql::{query_latest, text as row_text};
 use crate::history;
 use crate::tableam;
@@ -30,7 +31,7 @@ pub unsafe fn to_users(alter: &mut pg_sys::AlterTableStmt, method: *const std::f
             if (*(*rel).rd_rel).reloftype != pg_sys::InvalidOid {
                 raise(typed_table());
             }
-            find_user_column((*rel).rd_att).map(|column| (*(*(*rel).rd_att).attrs.as_ptr().add(column as usize - 1)).atthasdef)
+            find_user_column((*rel).rd_att).map(|column| (*compat::attributes((*rel).rd_att).add(column as usize - 1)).atthasdef)
         });
         match (present.flatten(), added) {
             (Some(has_default), _) => complete_column(alter, has_default),

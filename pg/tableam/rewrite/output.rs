@@ -20,6 +20,7 @@ use super::super::space::{next_block, record_free_space, reserve_for_updates};
 use super::super::status::PostgresStatus;
 use super::super::storage::Storage;
 use super::super::{partition, values};
+use crate::ffi::compat;
 use crate::ffi::interrupts::BackendWait;
 use crate::ffi::memory::new_context;
 use crate::gate;
@@ -74,7 +75,7 @@ impl Output {
         // SAFETY: see above; the memory contexts end with the command's own at the latest.
         unsafe {
             let columns = (*(*new).rd_att).natts as usize;
-            let attributes = std::slice::from_raw_parts((*(*new).rd_att).attrs.as_ptr(), columns);
+            let attributes = std::slice::from_raw_parts(compat::attributes((*new).rd_att), columns);
             Output {
                 old,
                 new,
@@ -174,7 +175,7 @@ impl Output {
             let descriptor = (*self.new).rd_att;
             pg_sys::heap_deform_tuple(tuple, (*self.old).rd_att, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
             for (column, null) in self.nulls.iter_mut().enumerate() {
-                *null |= (*(*descriptor).attrs.as_ptr().add(column)).attisdropped;
+                *null |= (*compat::attributes(descriptor).add(column)).attisdropped;
             }
             pg_sys::heap_form_tuple(descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr())
         }

@@ -233,7 +233,7 @@ mod list {
             unsafe {
                 let state = start_workers(rel, indexes, workers, memory, verbose, strategy);
                 let memory = memory as usize * 1024;
-                let mut info = std::ptr::null_mut();
+                let mut info: *mut pg_sys::VacDeadItemsInfo = std::ptr::null_mut();
                 let store = if state.is_null() {
                     info = pg_sys::palloc0(size_of::<pg_sys::VacDeadItemsInfo>()).cast();
                     (*info).max_bytes = memory;

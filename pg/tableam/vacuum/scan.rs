@@ -15,6 +15,7 @@ use super::super::values;
 use super::compat::{self, Cost};
 use super::{Vacuum, indexes};
 use crate::error::{OrRaise, raise};
+use crate::ffi::compat::WAIT_FOR_PINS;
 use crate::ffi::interrupts::check_for_interrupts;
 
 /// The emergency is looked for every 4 GB.
@@ -211,7 +212,7 @@ fn wait_for_pins() {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: the latch is this process' own.
     unsafe {
-        let woken = pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, PIN_WAIT_MS, pg_sys::PG_WAIT_BUFFER_PIN);
+        let woken = pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, PIN_WAIT_MS, WAIT_FOR_PINS);
         if woken as u32 & pg_sys::WL_LATCH_SET != 0 {
             pg_sys::ResetLatch(pg_sys::MyLatch);
         }

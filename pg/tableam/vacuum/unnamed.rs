@@ -24,6 +24,7 @@ use pgrx::pg_sys;
 use super::super::storage::Storage;
 use super::super::values;
 use super::compat::{self, Cost};
+use crate::ffi::compat::attributes;
 use crate::ffi::interrupts::check_for_interrupts;
 use crate::worker::requests;
 
@@ -38,7 +39,7 @@ fn has_dropped_values(rel: pg_sys::Relation) -> bool {
     // SAFETY: an open relation has a descriptor with that many columns.
     let columns = unsafe {
         let descriptor = (*rel).rd_att;
-        std::slice::from_raw_parts((*descriptor).attrs.as_ptr(), (*descriptor).natts as usize)
+        std::slice::from_raw_parts(attributes(descriptor), (*descriptor).natts as usize)
     };
     columns.iter().any(|column| column.attisdropped && column.attlen == -1)
 }

@@ -81,5 +81,30 @@ SET row_security = off;
 SELECT * FROM diary;
 SET row_security = on;
 
+-- Code of a table's owner that waits holds no job up, nor an export whoever wants the table.
+ALTER SYSTEM SET kalam.owner_code_limit = '1 s';
+SELECT pg_reload_conf();
+CREATE TYPE nap AS (seconds float8);
+CREATE FUNCTION nap_text(nap) RETURNS text LANGUAGE sql AS $$ SELECT 'slept' || pg_sleep($1.seconds)::text $$;
+CREATE CAST (nap AS text) WITH FUNCTION nap_text(nap);
+CREATE TABLE naps (id int PRIMARY KEY, length nap) USING kalam_user;
+SET kalam.user_id = 'far_dan';
+INSERT INTO naps VALUES (1, row(3600));
+SELECT kalam.export_user('far_dan') AS export \gset
+SELECT kalam.job_wait(:'export');
+SELECT error, sqlstate, attempts FROM kalam.jobs WHERE id = :'export';
+ALTER SYSTEM RESET kalam.owner_code_limit;
+SELECT pg_reload_conf();
+UPDATE naps SET length = row(0);
+SELECT kalam.export_user('far_dan', wait => true) IS NOT NULL AS exported;
+INSERT INTO naps SELECT i, row(0.0002)::nap FROM generate_series(2, 3001) i;
+SELECT kalam.export_user('far_dan') AS export \gset
+CALL await(format('EXISTS (SELECT FROM pg_locks WHERE relation = %s AND mode = ''AccessShareLock'' AND pid <> pg_backend_pid())', 'naps'::regclass::oid));
+ALTER TABLE naps ADD COLUMN mood text;
+SELECT kalam.job_wait(:'export');
+SELECT attempts > 1 AS gave_way FROM kalam.jobs WHERE id = :'export';
+RESET kalam.user_id;
+SELECT relation, rows FROM kalam.erase_user('far_dan');
+
 DROP SCHEMA user_exports CASCADE;
 DROP ROLE regress_exports_eve;
