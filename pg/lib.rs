@@ -38,7 +38,10 @@ pub extern "C-unwind" fn _PG_init() {
     jobs::init();
     options::init();
     // The first one sees a statement first. The gate comes last: below it, statements run as what they are.
-    ffi::utility::init(&[jobs::database::watch, options::statement::watch, identity::session::watch, gate::ddl::watch]);
+    ffi::utility::init(
+        &[jobs::database::watch, options::statement::watch, identity::session::watch, gate::ddl::watch],
+        gate::begin_transaction_statement,
+    );
 }
 
 /// pgrx would put a backtrace into the detail of every error when the server's environment asks for backtraces of panics.

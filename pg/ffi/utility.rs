@@ -14,6 +14,7 @@ pub type Handler = unsafe fn(Statement);
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 static mut HANDLERS: &[Handler] = &[];
+static mut BEFORE_TRANSACTION_STATEMENT: fn() = || {};
 
 /// A statement on its way through the handlers: what Postgres passes to the hook.
 #[derive(Clone, Copy)]
@@ -30,11 +31,13 @@ pub struct Statement {
     passed: usize,
 }
 
-/// Installs the hook with those who see statements, the first one first; once per process.
-pub fn init(handlers: &'static [Handler]) {
+/// Installs the hook with those who see statements, the first one first, and with what is called before BEGIN, COMMIT and their like instead;
+/// once per process.
+pub fn init(handlers: &'static [Handler], before_transaction_statement: fn()) {
     // SAFETY: hooks are chained while the library is loaded, by the process' only thread; the function stays loaded.
     unsafe {
         HANDLERS = handlers;
+        BEFORE_TRANSACTION_STATEMENT = before_transaction_statement;
         PREVIOUS = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
     }
@@ -55,6 +58,9 @@ unsafe extern "C-unwind" fn process_utility(
     unsafe {
         // Nobody has a say in BEGIN, COMMIT and their like, which may be two of three statements.
         let is_bare = (*(*planned).utilityStmt).type_ == pg_sys::NodeTag::T_TransactionStmt;
+        if is_bare {
+            BEFORE_TRANSACTION_STATEMENT();
+        }
         let passed = if is_bare { usize::MAX } else { 0 };
         let statement =
             Statement { planned, query, read_only_tree, context, params, environment, destination, completion, passed };

@@ -226,7 +226,10 @@ pub fn require_prepared() -> Result<(), SqlError> {
             .map(|utility| (*utility).type_)
     };
     match running {
-        Some(pg_sys::NodeTag::T_CopyStmt) => return Ok(()),
+        Some(pg_sys::NodeTag::T_CopyStmt) => {
+            identity::setting_use::note();
+            return Ok(());
+        }
         // No event tells of them.
         Some(pg_sys::NodeTag::T_ReindexStmt | pg_sys::NodeTag::T_ClusterStmt | pg_sys::NodeTag::T_VacuumStmt) => {
             work_on_whole_tables();
@@ -319,6 +322,13 @@ pub fn work_on_whole_tables() {
     CURRENT.set(Frame { place: Place::Maintenance, ..CURRENT.get() });
 }
 
+/// Begins BEGIN, COMMIT or one of their like, which stand for themselves. The first statement of a session that has loaded the library may
+/// have left something behind.
+pub fn begin_transaction_statement() {
+    HOOKED.set(true);
+    CURRENT.set(OUTSIDE);
+}
+
 /// Where the process was before a utility command or the like.
 #[derive(Clone, Copy)]
 pub struct Before(Frame);
@@ -358,8 +368,19 @@ unsafe extern "C-unwind" fn capture(query: *mut pg_sys::QueryDesc, from_key_chec
         }
     }
     QUERIES.with_borrow_mut(|queries| queries.insert(query as usize, captured));
-    // SAFETY: as above. Once the query has begun, it opens indexes at any moment.
-    unsafe { counters::hide_of_statement((*statement).rtable) };
+}
+
+/// Hides the counters of the indexes that a query is about to search. It has opened them: whatever becomes of their descriptions from here
+/// on, they keep the counters. Each FETCH hides them anew, as statements in between may take the counters away.
+#[pg_guard]
+unsafe extern "C-unwind" fn hide_counters(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: the executor's own descriptor.
+    unsafe { counters::hide_of_statement((*(*query).plannedstmt).rtable) };
+}
+
+#[pg_guard]
+extern "C-unwind" fn note_setting() {
+    identity::setting_use::note();
 }
 
 /// For whom a query runs that checks no foreign key.
@@ -399,6 +420,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         if MET.get() || from_key_check || pg_sys::ParallelWorkerNumber >= 0 {
             meet();
             capture(query, from_key_check);
+        } else if (*(*query).plannedstmt).parallelModeNeeded {
+            // Functions that it calls may be the first ones of the session that meet a user table, and cannot tell of it.
+            note_setting();
         }
         // Bitmap scans begin here already, and partitions are chosen.
         let before = enter(query);
@@ -424,6 +448,10 @@ compat::run_hook!(executor_run, PREVIOUS_RUN, run_as_captured);
 /// Runs a query for whom it was started.
 unsafe fn run_as_captured(query: *mut pg_sys::QueryDesc, run: impl FnOnce()) {
     let before = enter(query);
+    if MET.get() {
+        // SAFETY: as below.
+        unsafe { hide_counters(query) };
+    }
     // SAFETY: the hook gets what the executor gets. The flag of a plan that is kept is put back; after an ERROR the plan runs without
     // workers, which changes nothing else.
     unsafe {

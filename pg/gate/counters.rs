@@ -112,6 +112,7 @@ unsafe fn hide(index: pg_sys::Oid) {
             pg_sys::pgstat_init_relation(rel);
         }
         if (*rel).pgstat_enabled {
+            tell_at_exit();
             HIDDEN.with_borrow_mut(|hidden| {
                 let counters: *mut pg_sys::PgStat_TableStatus = &mut **hidden.entry(index.to_u32()).or_default();
                 if (*rel).pgstat_info != counters {
@@ -125,21 +126,27 @@ unsafe fn hide(index: pg_sys::Oid) {
     }
 }
 
+/// Has the process tell of what is left when it ends.
+fn tell_at_exit() {
+    if !TELLS_AT_EXIT.replace(true) {
+        // SAFETY: a plain function that stays loaded.
+        unsafe { pg_sys::before_shmem_exit(Some(tell_the_rest), pg_sys::Datum::from(0)) };
+    }
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_PARALLEL_PRE_COMMIT, XACT_EVENT_PRE_COMMIT};
-    if ![XACT_EVENT_PRE_COMMIT, XACT_EVENT_PARALLEL_PRE_COMMIT].contains(&event) || HIDDEN.with_borrow(Map::is_empty) {
+    use pg_sys::XactEvent::{XACT_EVENT_PARALLEL_PRE_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+    if ![XACT_EVENT_PRE_COMMIT, XACT_EVENT_PARALLEL_PRE_COMMIT, XACT_EVENT_PRE_PREPARE].contains(&event)
+        || HIDDEN.with_borrow(Map::is_empty)
+    {
         return;
     }
     // SAFETY: a value of the process.
     let now = unsafe { plain::GetCurrentStatementStartTimestamp() };
     // The clock may be set back.
     let is_early = (0..TELL_INTERVAL).contains(&(now - TOLD.get()));
-    if is_early && event == XACT_EVENT_PRE_COMMIT {
-        if !TELLS_AT_EXIT.replace(true) {
-            // SAFETY: a plain function that stays loaded.
-            unsafe { pg_sys::before_shmem_exit(Some(tell_the_rest), pg_sys::Datum::from(0)) };
-        }
+    if is_early && event != XACT_EVENT_PARALLEL_PRE_COMMIT {
         return;
     }
     TOLD.set(now);
@@ -174,7 +181,12 @@ unsafe fn tell_searches() {
         unsafe {
             let rel = pg_sys::RelationIdGetRelation(index.into());
             if rel.is_null() {
-                HIDDEN.with_borrow_mut(|hidden| drop(hidden.remove(&index)));
+                // Postgres keeps the description of an index that the transaction has made and dropped, and with it the counters.
+                HIDDEN.with_borrow_mut(|hidden| {
+                    if hidden.get(&index).is_some_and(|counters| counters.relation.is_null()) {
+                        hidden.remove(&index);
+                    }
+                });
                 continue;
             }
             let hidden = (*rel).pgstat_info;

@@ -29,7 +29,10 @@ use crate::identity;
 use crate::tableam::partition;
 use crate::tableam::storage::{Storage, relation_name};
 use context::User;
-pub use context::{enter_rights_of, in_key_check, in_query, is_partitioned, leave, lent_now, note_move, works_on_whole_tables};
+pub use context::{
+    begin_transaction_statement, enter_rights_of, in_key_check, in_query, is_partitioned, leave, lent_now, note_move,
+    works_on_whole_tables,
+};
 pub use estimates::own_share;
 pub use statistics::Sample;
 
@@ -277,6 +280,8 @@ pub unsafe fn partition_of_row(
     if !in_query() {
         // SAFETY: the caller's.
         unsafe { counters::hide_of_table((*rel).rd_id) };
+        // Triggers may have made the session act for somebody else.
+        identity::setting_use::note();
     }
     // SAFETY: the caller's.
     let owner = unsafe { user_of_slot(rel, slot) };

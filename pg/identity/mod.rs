@@ -46,6 +46,7 @@ thread_local! {
 
 /// Registers the callback; once per process.
 pub fn init() {
+    setting_use::init();
     let cache = pg_sys::SysCacheIdentifier::AUTHOID as std::ffi::c_int;
     // SAFETY: a plain function that stays loaded.
     unsafe { pg_sys::CacheRegisterSyscacheCallback(cache, Some(forget_role), pg_sys::Datum::from(0)) };

@@ -196,6 +196,30 @@ SELECT 1 AS one;
 \c -
 SET kalam.user_id = 'gate_7';
 SELECT count(*) FROM kalam.history('letters');
+-- By COPY as the first thing, by a trigger of COPY, and by functions in parallel workers.
+\c -
+SET kalam.user_id = 'gate_8';
+COPY letters (id) FROM stdin;
+8
+\.
+CREATE FUNCTION for_another() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    new._user_id := set_config('kalam.user_id', 'gate_' || new.id, false);
+    RETURN new;
+END $$;
+CREATE TRIGGER for_another BEFORE INSERT ON letters FOR EACH ROW EXECUTE FUNCTION for_another();
+COPY letters (id) FROM stdin;
+9
+10
+\.
+DROP TRIGGER for_another ON letters;
+CREATE FUNCTION letters_seen() RETURNS bigint LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$ BEGIN RETURN (SELECT count(*) FROM letters); END $$;
+\c -
+SET kalam.user_id = 'gate_11';
+LOAD 'kalamdb';
+SET force_parallel_mode = on;
+SELECT letters_seen();
+RESET force_parallel_mode;
 RESET kalam.user_id;
 SELECT actor = session_user AS by_us, CASE actor WHEN session_user THEN '' ELSE actor END AS actor, subject, count(*) FROM kalam.audit_log
 WHERE action = 'set_user_id' AND subject LIKE 'gate%' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;

@@ -63,8 +63,52 @@ SELECT pg_stat_get_xact_tuples_returned('by_word'::regclass) AS word, pg_stat_ge
     pg_stat_get_xact_tuples_returned('by_hash'::regclass) AS hash, pg_stat_get_xact_tuples_returned('secret_pkey'::regclass) AS key;
 COMMIT;
 SELECT pg_stat_get_xact_tuples_returned('by_amount'::regclass);
-RESET enable_seqscan;
+-- An index gets a new description while the query begins: a function in the choice of partitions has it changed.
 RESET ROLE;
+CREATE FUNCTION touch() RETURNS int LANGUAGE plpgsql SECURITY DEFINER SET search_path = user_counters AS $$
+BEGIN
+    ALTER INDEX by_hash SET (fillfactor = 80);
+    RETURN 1;
+END $$;
+CREATE FUNCTION chosen() RETURNS int LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN touch(); END $$;
+SET ROLE regress_counters_eve;
+CREATE TABLE parted (k int) PARTITION BY LIST (k);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1) USING heap;
+CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2) USING heap;
+SET enable_bitmapscan = off;
+BEGIN;
+SELECT 1 FROM parted WHERE k = chosen() UNION ALL SELECT amount FROM secret WHERE word = 'Tr0ub4dor 5';
+SELECT pg_stat_get_xact_tuples_returned('by_hash'::regclass);
+COMMIT;
+-- A cursor goes on after its index has lost its counters.
+RESET ROLE;
+GRANT SET ON PARAMETER track_counts TO regress_counters_eve;
+SET ROLE regress_counters_eve;
+BEGIN;
+DECLARE c CURSOR FOR SELECT amount FROM secret WHERE word = 'Tr0ub4dor 5';
+SET track_counts = off;
+EXPLAIN (COSTS off) SELECT amount FROM secret WHERE word = 'Tr0ub4dor 5';
+SET track_counts = on;
+SELECT pg_relation_size('by_hash') > 0 AS opened;
+FETCH ALL FROM c;
+SELECT pg_stat_get_xact_tuples_returned('by_hash'::regclass);
+COMMIT;
+RESET enable_bitmapscan;
+RESET ROLE;
+REVOKE SET ON PARAMETER track_counts FROM regress_counters_eve;
+RESET enable_seqscan;
+-- A held cursor is read to its end when the transaction ends that has loaded the library.
+CREATE TABLE held (id int PRIMARY KEY) USING kalam_user;
+INSERT INTO held VALUES (1), (2), (3);
+\c -
+SET search_path = user_counters, public;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+BEGIN;
+CREATE TEMP TABLE loads (a int);
+DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT * FROM held WHERE id < 4;
+COMMIT;
+FETCH ALL FROM c;
 -- A session tells of its searches once a second, and when it ends.
 \c -
 SET search_path = user_counters, public;

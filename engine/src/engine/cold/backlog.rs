@@ -16,6 +16,8 @@ struct Waiting {
     loads: VecDeque<(Load, String)>,
     /// How many threads are busy with each location.
     busy: HashMap<String, usize>,
+    /// No thread takes a load any more.
+    stopped: bool,
 }
 
 /// The loads and their threads.
@@ -29,7 +31,12 @@ pub(in crate::engine) struct Backlog {
 impl Backlog {
     /// Leaves a load to the threads that build pages.
     pub(in crate::engine) fn hand_over(&self, load: Load, location: String) {
-        lock(&self.waiting).loads.push_back((load, location));
+        let mut waiting = lock(&self.waiting);
+        if waiting.stopped {
+            drop(waiting);
+            return load.give_back();
+        }
+        waiting.loads.push_back((load, location));
         self.changed.notify_one();
     }
 
@@ -39,7 +46,7 @@ impl Backlog {
         let most = (shared.config.cold_loaders * 3 / 4).max(1);
         let mut waiting = lock(&self.waiting);
         while !shared.is_stopping() {
-            let Waiting { loads, busy } = &mut *waiting;
+            let Waiting { loads, busy, .. } = &mut *waiting;
             let next = loads.iter().position(|(_, location)| busy.get(location).is_none_or(|threads| *threads < most));
             if let Some((load, location)) = next.and_then(|at| loads.remove(at)) {
                 *busy.entry(location.clone()).or_default() += 1;
@@ -64,7 +71,11 @@ impl Backlog {
 
     /// Ends the waits of the threads; what nobody has begun is asked of the next worker.
     pub(super) fn stop(&self) {
-        let loads = std::mem::take(&mut lock(&self.waiting).loads);
+        let loads = {
+            let mut waiting = lock(&self.waiting);
+            waiting.stopped = true;
+            std::mem::take(&mut waiting.loads)
+        };
         self.changed.notify_all();
         loads.into_iter().for_each(|(load, _)| load.give_back());
     }
