@@ -313,7 +313,9 @@ pub fn walk(storage: &Storage, partition: u32, from: u32, wait: &dyn Wait, visit
             next = entry.before;
         }
         drop(guard);
-        wait.pause()?;
+        if next != 0 {
+            wait.pause()?;
+        }
     }
     Ok(())
 }
