@@ -98,6 +98,7 @@ pub fn define() {
     define_cold();
     define_identity();
     define_jobs();
+    define_ownership();
     crate::options::defaults::define();
     // SAFETY: Postgres copies the prefix; all settings with it are defined above.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"kalam".as_ptr()) };
@@ -246,6 +247,29 @@ fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
     setting.get().map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.is_empty())
 }
 
+fn define_ownership() {
+    GucRegistry::define_int_guc(
+        c"kalam.export_retention",
+        c"How long the files of a user's export are kept; -1 keeps them until the export is dropped.",
+        c"",
+        &EXPORT_RETENTION,
+        -1,
+        i32::MAX / 60,
+        GucContext::Sighup,
+        GucFlags::UNIT_MIN,
+    );
+    GucRegistry::define_int_guc(
+        c"kalam.owner_code_limit",
+        c"How long code of a table's owner may take in a part of a job.",
+        c"A part is a thousand rows of an export, the rows of one user that are erased, or a command, which has a second more for each MB.",
+        &OWNER_CODE_LIMIT,
+        1,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+}
+
 fn define_jobs() {
     GucRegistry::define_int_guc(
         c"kalam.max_parallel_jobs",
@@ -286,26 +310,6 @@ fn define_jobs() {
         i32::MAX / 60,
         GucContext::Sighup,
         GucFlags::UNIT_MIN,
-    );
-    GucRegistry::define_int_guc(
-        c"kalam.export_retention",
-        c"How long the files of a user's export are kept; -1 keeps them until the export is dropped.",
-        c"",
-        &EXPORT_RETENTION,
-        -1,
-        i32::MAX / 60,
-        GucContext::Sighup,
-        GucFlags::UNIT_MIN,
-    );
-    GucRegistry::define_int_guc(
-        c"kalam.owner_code_limit",
-        c"How long code of a table's owner may take in a part of a job.",
-        c"A part is a thousand rows of an export, the rows of one user that are erased, or a command, which has a second more for each MB.",
-        &OWNER_CODE_LIMIT,
-        1,
-        86_400,
-        GucContext::Sighup,
-        GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"kalam.flush_check_interval",

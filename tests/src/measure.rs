@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::process::{Pid, signal};
 use crate::{Cluster, ClusterOptions, Installation, StopMode};
 
 /// Gives a new server to `measure`, and stops it. The end of its log is shown when `measure` fails, and the server stays then.
@@ -47,6 +48,36 @@ pub fn start_pgbench(
         .stderr(Stdio::piped())
         .spawn()?;
     Ok(child)
+}
+
+/// How long one of two runs goes on before it is the other one's turn: far less than what changes on a shared machine, far more than what
+/// stopping takes.
+const SLICE: Duration = Duration::from_millis(50);
+/// Time for the sessions to begin.
+const BEGINNING: Duration = Duration::from_millis(300);
+
+/// Lets two runs of pgbench go on by turns until their time is over; the transactions per second of each while it was its turn. Whatever
+/// else the machine does meets both alike.
+pub fn in_slices(mut runs: [Child; 2]) -> Result<[f64; 2]> {
+    std::thread::sleep(BEGINNING);
+    let pids = [runs[0].id() as Pid, runs[1].id() as Pid];
+    pids.iter().for_each(|pid| signal(*pid, libc::SIGSTOP));
+    let mut turn = 0;
+    while runs[0].try_wait()?.is_none() || runs[1].try_wait()?.is_none() {
+        // The first one goes first in every other pair of slices.
+        let side = usize::from(matches!(turn % 4, 1 | 2));
+        turn += 1;
+        if runs[side].try_wait()?.is_none() {
+            signal(pids[side], libc::SIGCONT);
+            std::thread::sleep(SLICE);
+            if runs[side].try_wait()?.is_none() {
+                signal(pids[side], libc::SIGSTOP);
+            }
+        }
+    }
+    let [first, second] = runs;
+    // Each had half of the time that pgbench divides by.
+    Ok([2.0 * transactions_per_second(first)?, 2.0 * transactions_per_second(second)?])
 }
 
 /// Waits for a pgbench; its transactions per second.

@@ -211,7 +211,7 @@ COMMIT;
 SELECT subject, regexp_replace(regexp_replace(details->>'reason', ' JSON error.*', ' JSON error'), 'Base64 error.*|InvalidSignature', 'signature') AS reason, count(*)
 FROM kalam.audit_log WHERE action = 'authenticate_failed' GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT action, subject, count(*) FROM kalam.audit_log WHERE action IN ('authenticate', 'issue_token') GROUP BY 1, 2 ORDER BY 1, 2;
-COPY (SELECT 1) TO PROGRAM 'rm -f regress_kalam_secret regress_kalam_open regress_kalam_short regress_kalam_rsa regress_kalam_ec';
+COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; rm -f regress_kalam_secret regress_kalam_open regress_kalam_short regress_kalam_rsa regress_kalam_ec';
 SET client_min_messages = warning;
 DROP SCHEMA tokens CASCADE;
 DROP EXTENSION pgcrypto;

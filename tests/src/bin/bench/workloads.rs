@@ -5,6 +5,7 @@ mod users;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -252,6 +253,8 @@ pub struct Bench<'a> {
     history_bytes: [Option<u64>; 2],
     tpcb_ready: [bool; 2],
     users_ready: [bool; 2],
+    /// The rate of a side that was measured together with the other one, for its own turn.
+    measured: Option<(usize, f64)>,
     pub data_bytes: u64,
 }
 
@@ -287,6 +290,7 @@ impl<'a> Bench<'a> {
             history_bytes: [None; 2],
             tpcb_ready: [false; 2],
             users_ready: [false; 2],
+            measured: None,
             data_bytes,
         })
     }
@@ -356,7 +360,8 @@ impl<'a> Bench<'a> {
             Kind::TpcB => self.tpcb(side, seconds),
             Kind::UsersLoad => self.time_users_load(side),
             Kind::Users { who, text, end } => {
-                self.load_users(side)?;
+                self.load_users(0)?;
+                self.load_users(1)?;
                 self.run_users(side, who, text, end, seconds)
             }
             Kind::Stream => self.time_stream(side),
@@ -497,7 +502,19 @@ impl<'a> Bench<'a> {
 
     /// As [`Bench::pgbench`] with more options of the sessions.
     fn pgbench_with(&self, side: usize, script: &str, clients: u32, synchronous: bool, seconds: u32, more: &str) -> Result<f64> {
-        let path = self.cluster.directory().join("script.sql");
+        measure::transactions_per_second(self.start_pgbench(side, script, clients, synchronous, seconds, more)?)
+    }
+
+    fn start_pgbench(
+        &self,
+        side: usize,
+        script: &str,
+        clients: u32,
+        synchronous: bool,
+        seconds: u32,
+        more: &str,
+    ) -> Result<Child> {
+        let path = self.cluster.directory().join(format!("script{side}.sql"));
         fs::write(&path, script)?;
         let conversations = (self.scale.rows / data::MESSAGES_PER_CONVERSATION).max(1);
         let arguments = [
@@ -509,13 +526,12 @@ impl<'a> Bench<'a> {
         ];
         let commit = if synchronous { "on" } else { "off" };
         let options = format!("-c search_path={} -c synchronous_commit={commit} {more}", self.sides[side].schema);
-        self.run_pgbench(DATABASE, &options, &arguments, clients, seconds)
+        let arguments: Vec<String> = arguments.into_iter().chain([self.seed()]).collect();
+        measure::start_pgbench(self.cluster, DATABASE, &options, &arguments, clients, seconds)
     }
 
-    fn run_pgbench(&self, database: &str, options: &str, arguments: &[String], clients: u32, seconds: u32) -> Result<f64> {
-        let seed = format!("--random-seed={}", self.scale.seed);
-        let arguments: Vec<String> = arguments.iter().cloned().chain([seed]).collect();
-        measure::transactions_per_second(measure::start_pgbench(self.cluster, database, options, &arguments, clients, seconds)?)
+    fn seed(&self) -> String {
+        format!("--random-seed={}", self.scale.seed)
     }
 
     fn tpcb(&mut self, side: usize, seconds: u32) -> Result<f64> {
@@ -539,7 +555,7 @@ impl<'a> Bench<'a> {
         }
         self.cluster.connect(&database)?.batch_execute("VACUUM ANALYZE")?;
         self.settle()?;
-        self.run_pgbench(&database, "", &[], 8, seconds)
+        measure::transactions_per_second(measure::start_pgbench(self.cluster, &database, "", &[self.seed()], 8, seconds)?)
     }
 }
 

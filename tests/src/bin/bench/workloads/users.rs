@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use kalamdb_tests::measure;
 
 use super::{Bench, Kind, Target, Workload};
 
@@ -195,12 +196,19 @@ impl Bench<'_> {
         if self.sides[side].method == "heap" { "user_id" } else { "_user_id" }
     }
 
-    /// Runs the script of a user's transaction.
-    pub fn run_users(&self, side: usize, who: &Who, text: &str, end: &str, seconds: u32) -> Result<f64> {
+    /// Runs the script of a user's transaction on both sides by turns, in sessions that stay; the other side's rate is kept for its turn.
+    pub fn run_users(&mut self, side: usize, who: &Who, text: &str, end: &str, seconds: u32) -> Result<f64> {
+        if let Some((_, rate)) = self.measured.take().filter(|(other, _)| *other == side) {
+            return Ok(rate);
+        }
         let (begin, user) = match who {
             Who::Anybody => (BEGIN, String::new()),
             Who::One(name) => ("\\set u random(1, :users)\n", format!("-c kalam.user_id={name}")),
         };
-        self.pgbench_with(side, &format!("{begin}{text}{end}"), 1, false, seconds, &format!("-c role={ROLE} {user}"))
+        let (script, options) = (format!("{begin}{text}{end}"), format!("-c role={ROLE} {user}"));
+        let start = |side| self.start_pgbench(side, &script, 1, false, 2 * seconds, &options);
+        let rates = measure::in_slices([start(0)?, start(1)?])?;
+        self.measured = Some((1 - side, rates[1 - side]));
+        Ok(rates[side])
     }
 }
