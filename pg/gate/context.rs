@@ -378,11 +378,6 @@ unsafe extern "C-unwind" fn hide_counters(query: *mut pg_sys::QueryDesc) {
     unsafe { counters::hide_of_statement((*(*query).plannedstmt).rtable) };
 }
 
-#[pg_guard]
-extern "C-unwind" fn note_setting() {
-    identity::setting_use::note();
-}
-
 /// For whom a query runs that checks no foreign key.
 fn user_of_query() -> Result<User, SqlError> {
     // SAFETY: a flag of the process.
@@ -422,7 +417,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             capture(query, from_key_check);
         } else if (*(*query).plannedstmt).parallelModeNeeded {
             // Functions that it calls may be the first ones of the session that meet a user table, and cannot tell of it.
-            note_setting();
+            identity::setting_use::note_guarded();
         }
         // Bitmap scans begin here already, and partitions are chosen.
         let before = enter(query);

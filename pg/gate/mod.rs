@@ -264,6 +264,14 @@ unsafe fn user_of_slot<'s>(rel: pg_sys::Relation, slot: *mut pg_sys::TupleTableS
     }
 }
 
+/// Prepares a user table for rows that come outside of a query: by COPY or replication, which have its indexes open.
+pub fn begin_rows(rel: pg_sys::Relation) {
+    if is_partitioned(rel) && !in_query() {
+        // SAFETY: an open table; the callers own nothing yet.
+        unsafe { counters::hide_of_table((*rel).rd_id) };
+    }
+}
+
 /// The partition that a new row, or a new version of one, belongs to; 0 in shared tables. Raises an error when the row would be somebody else's.
 ///
 /// # Safety
@@ -278,8 +286,6 @@ pub unsafe fn partition_of_row(
         return 0;
     }
     if !in_query() {
-        // SAFETY: the caller's.
-        unsafe { counters::hide_of_table((*rel).rd_id) };
         // Triggers may have made the session act for somebody else.
         identity::setting_use::note();
     }

@@ -54,12 +54,12 @@ impl<'a> Event<'a> {
         let role = outer_role_name()?;
         let actor = match current_identity() {
             Ok(identity) if !self.by_role => identity.name,
-            _ => role.clone(),
+            _ => role.to_string(),
         };
         let table = ControlTable::append(c"audit_log")?;
         let id = snowflake::next_id()?;
         let mut details = self.details;
-        details.insert("role".to_owned(), role.into());
+        details.insert("role".to_owned(), serde_json::Value::from(&*role));
         let details = serde_json::Value::Object(details);
         // SAFETY: reads the clock; the function of Postgres takes no argument.
         let (now, address) =

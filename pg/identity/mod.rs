@@ -61,13 +61,8 @@ unsafe extern "C-unwind" fn forget_role(_argument: pg_sys::Datum, _cache: std::f
 /// # Errors
 /// As [`current_identity`].
 pub fn current_user_name() -> Result<Rc<str>, SqlError> {
-    if session::has_no_login()
-        && let Some(name) = session::with_setting(shared)
-    {
-        return Ok(name);
-    }
     if session::has_no_login() {
-        return role_name();
+        return session::with_setting(shared).map_or_else(outer_role_name, Ok);
     }
     Ok(shared(&current_identity()?.name))
 }
@@ -96,18 +91,14 @@ pub fn current_identity() -> Result<Identity, SqlError> {
     if let Some(name) = session::setting() {
         return Ok(Identity { name, origin: Origin::Setting });
     }
-    Ok(Identity { name: outer_role_name()?, origin: Origin::Role })
+    Ok(Identity { name: outer_role_name()?.to_string(), origin: Origin::Role })
 }
 
 /// The name of the session's own role.
 ///
 /// # Errors
 /// 28000 when it was dropped.
-pub fn outer_role_name() -> Result<String, SqlError> {
-    role_name().map(|name| name.to_string())
-}
-
-fn role_name() -> Result<Rc<str>, SqlError> {
+pub fn outer_role_name() -> Result<Rc<str>, SqlError> {
     // SAFETY: a value of the process.
     let role = unsafe { plain::GetOuterUserId() };
     let known = LAST_ROLE.with_borrow(|last| last.as_ref().filter(|(known, _)| *known == role).map(|(_, name)| Rc::clone(name)));

@@ -311,18 +311,13 @@ pub unsafe fn watch(statement: Statement) {
         let ends_login = role_change(statement.node());
         if (*statement.node()).type_ == pg_sys::NodeTag::T_CopyStmt {
             // A query notes for itself whom it is for.
-            note_copy();
+            setting_use::note_guarded();
         }
         statement.run();
         if let Some(span) = ends_login {
             end_login(span);
         }
     }
-}
-
-#[pg_guard]
-extern "C-unwind" fn note_copy() {
-    setting_use::note();
 }
 
 #[pg_guard]

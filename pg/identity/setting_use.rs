@@ -8,7 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgrx::pg_sys;
+use pgrx::{pg_guard, pg_sys};
 
 use super::audit::Event;
 use super::control_table::{ControlTable, Lasts};
@@ -59,6 +59,12 @@ pub fn note() {
     }
 }
 
+/// As [`note`], for callers without a guard.
+#[pg_guard]
+pub extern "C-unwind" fn note_guarded() {
+    note();
+}
+
 /// The address of the client, which stays what it is; nothing for a client on this machine and in processes without one.
 fn client_address() -> Rc<[u8]> {
     ADDRESS.with(|address| Rc::clone(address.get_or_init(|| client_address_bytes().into())))
@@ -75,7 +81,7 @@ fn client_address_bytes<'a>() -> &'a [u8] {
 fn note_user(role: u32, user: String, hour: i64) -> Result<(), SqlError> {
     // Who acts for oneself acts for nobody else, as long as the role has this name.
     // SAFETY: a value of the process.
-    if current_login().is_some() || unsafe { plain::RecoveryInProgress() } || outer_role_name()? == user {
+    if current_login().is_some() || unsafe { plain::RecoveryInProgress() } || *outer_role_name()? == *user {
         return Ok(());
     }
     // A database without the extension has no user tables.

@@ -210,6 +210,7 @@ unsafe fn insert_row(
     // SAFETY: the executor passes an open relation and a slot with a row of it.
     unsafe {
         let time = stream::time_of_insert(rel);
+        gate::begin_rows(rel);
         let partition = gate::partition_of_row(rel, &storage, slot, &wait);
         let new = NewTuple::from_slot(rel, &storage, slot);
         check_conflicts(rel);
@@ -318,6 +319,7 @@ pub unsafe extern "C-unwind" fn multi_insert(
     // SAFETY: the caller passes `count` slots with rows of the relation.
     unsafe {
         let slots = std::slice::from_raw_parts(slots, count.max(0) as usize);
+        gate::begin_rows(rel);
         // Asked before the slots are materialized, while their columns are at hand.
         let partitions: Vec<u32> = if gate::is_partitioned(rel) {
             slots.iter().map(|slot| gate::partition_of_row(rel, &storage, *slot, &wait)).collect()

@@ -70,6 +70,7 @@ pub unsafe extern "C-unwind" fn tuple_update(
     // SAFETY: the executor passes a valid TID, a slot with the new row and its result structs.
     unsafe {
         let waiter = BackendWait::new(storage.cache);
+        gate::begin_rows(rel);
         let partition = gate::partition_of_row(rel, &storage, slot, &waiter);
         let update = Update { rel, storage, waiter, tid: tid_of(&*tid), xid: current_xid(), cid, partition };
         let columns = IndexedColumns::of(rel);
