@@ -30,6 +30,7 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     shmem::init();
     worker::start::init();
+    ffi::extension::init();
     tableam::init();
     history::init();
     cold::explain::init();

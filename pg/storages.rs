@@ -7,6 +7,7 @@ use pgrx::{PgXactCallbackEvent, pg_sys, register_xact_callback};
 use serde_json::{Map, Value};
 
 use crate::error::{OrRaise, SqlError};
+use crate::ffi::extension;
 use crate::identity::control_table::ControlTable;
 use crate::shmem::engine_cache;
 use crate::worker::{requests, segments_directory, with_all_blocked};
@@ -48,13 +49,9 @@ pub fn require(name: &str) -> std::result::Result<Definition, SqlError> {
 /// # Errors
 /// As [`require`].
 pub fn require_and_keep(name: &str) -> std::result::Result<Definition, SqlError> {
-    // SAFETY: catalog look-ups inside a transaction, which gives the lock back. Changes of storages take a lock that excludes this one.
-    unsafe {
-        let schema = pg_sys::get_namespace_oid(c"kalam".as_ptr(), false);
-        let catalog = pg_sys::get_relname_relid(c"storage_catalog".as_ptr(), schema);
-        if catalog != pg_sys::InvalidOid {
-            pg_sys::LockRelationOid(catalog, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
-        }
+    if let Some(catalog) = extension::relation(c"storage_catalog") {
+        // SAFETY: the transaction gives the lock back. Changes of storages take a lock that excludes this one.
+        unsafe { pg_sys::LockRelationOid(catalog, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
     }
     require(name)
 }

@@ -6,6 +6,7 @@ use kalamdb_engine::cold::Client;
 use pgrx::pg_sys;
 
 use crate::error::{SqlError, raise};
+use crate::ffi::extension;
 use crate::ffi::interrupts::BackendWait;
 use crate::tableam::storage::{Storage, relation_name, require_table};
 use crate::worker::requests;
@@ -78,7 +79,7 @@ impl Table {
     /// Whether somebody waits for a lock that this run stands in the way of.
     pub fn is_wanted(&self) -> bool {
         // SAFETY: looks at a lock that this process holds.
-        unsafe { pg_sys::LockHasWaitersRelation(self.rel, LOCK) }
+        extension::is_wanted() || unsafe { pg_sys::LockHasWaitersRelation(self.rel, LOCK) }
     }
 
     /// Requests to the engine.

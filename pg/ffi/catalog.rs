@@ -2,12 +2,12 @@
 
 #![allow(non_snake_case, reason = "names of functions are Postgres'")]
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::pg_sys;
 
 use crate::error::{SqlError, raise};
-use crate::ffi::plain;
+use crate::ffi::{extension, plain};
 use crate::gate;
 
 #[pgrx::pg_guard]
@@ -108,6 +108,12 @@ pub fn routine_of_method(method: pg_sys::Oid) -> *const pg_sys::TableAmRoutine {
     }
 }
 
+/// Has a function called whenever what a catalog's cache has may have changed. It raises no error.
+pub fn on_change(cache: pg_sys::SysCacheIdentifier::Type, forget: unsafe extern "C-unwind" fn(pg_sys::Datum, c_int, u32)) {
+    // SAFETY: a plain function that stays loaded.
+    unsafe { pg_sys::CacheRegisterSyscacheCallback(cache as c_int, Some(forget), pg_sys::Datum::from(0)) };
+}
+
 /// Whether a relation is in the catalog.
 pub fn relation_exists(relation: pg_sys::Oid) -> bool {
     relation_info(relation).is_some()
@@ -170,10 +176,12 @@ pub unsafe fn take_text(text: *mut c_char) -> Option<String> {
     }
 }
 
-/// Runs a function with the rights of the bootstrap superuser and a search path that nobody else can write to.
+/// Runs a function with the rights of the bootstrap superuser and a search path that nobody else can write to. The extension stays for the
+/// rest of the transaction: otherwise the tables that the function uses might not be ours.
 ///
 /// An ERROR in it ends the subtransaction at least, and Postgres itself takes both back then.
 pub fn as_superuser<R>(run: impl FnOnce() -> R) -> R {
+    extension::require();
     let mut user = pg_sys::InvalidOid;
     let mut context = 0;
     // SAFETY: what is saved is set again below; the nesting level undoes the setting.
@@ -209,7 +217,14 @@ pub fn as_owner<R>(oid: pg_sys::Oid, lock: u32, run: impl FnOnce(&str) -> R) -> 
         let class = &*(*rel).rd_rel;
         let table = text_of(class.relname.data.as_ptr());
         let schema = pg_sys::get_namespace_name(class.relnamespace);
-        let name = text_of(pg_sys::quote_qualified_identifier(schema, class.relname.data.as_ptr()));
+        let name = CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, class.relname.data.as_ptr()));
+        // Another name might be that of another table.
+        let Ok(name) = name.to_str() else {
+            raise(
+                SqlError::unsupported(format!("the name of table \"{table}\" is no text in UTF-8"))
+                    .with_hint("Rename the table or its schema, or use a database whose encoding is UTF8."),
+            )
+        };
         let (owner, is_filtered) = (class.relowner, class.relrowsecurity && class.relforcerowsecurity);
         pg_sys::relation_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
         if is_filtered {
@@ -224,7 +239,7 @@ pub fn as_owner<R>(oid: pg_sys::Oid, lock: u32, run: impl FnOnce(&str) -> R) -> 
         let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
         pg_sys::SetUserIdAndSecContext(owner, context | restricted as i32);
         let level = pg_sys::NewGUCNestLevel();
-        let result = run(&name);
+        let result = run(name);
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(user, context);
         gate::leave(before);

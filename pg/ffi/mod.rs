@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod compat;
+pub mod extension;
 pub mod function;
 pub mod interrupts;
 pub mod memory;

@@ -6,12 +6,14 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use crate::error::{OrRaise, SqlError};
+use crate::ffi::extension;
 
 /// A row: its columns as texts.
 pub type Row = Vec<Option<String>>;
 
-/// Runs a statement whose parameters and columns are texts.
+/// Runs a statement on the extension's tables whose parameters and columns are texts.
 pub fn query(statement: &str, arguments: &[Option<&str>]) -> Vec<Row> {
+    extension::require();
     let arguments: Vec<DatumWithOid> = arguments.iter().map(|text| DatumWithOid::from(*text)).collect();
     Spi::connect_mut(|client| rows_of(client.update(statement, None, &arguments)?)).map_err(SqlError::from_spi).or_raise()
 }

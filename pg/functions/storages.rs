@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{OrRaise, SqlError};
 use crate::ffi::interrupts::StatementWait;
-use crate::ffi::plain;
+use crate::ffi::{extension, plain};
 use crate::identity::account::{Rank, require_rank};
 use crate::identity::audit::Event;
 use crate::identity::check_user_name;
@@ -254,10 +254,12 @@ fn lock_catalog() -> Result<(), SqlError> {
 }
 
 fn execute(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), SqlError> {
+    extension::require();
     Spi::run_with_args(statement, arguments).map_err(refused)
 }
 
 fn count(query: &str, name: &str) -> Result<i64, SqlError> {
+    extension::require();
     Ok(Spi::get_one_with_args::<i64>(query, &[name.into()]).map_err(refused)?.unwrap_or(0))
 }
 

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use pgrx::spi::Spi;
 
 use crate::error::{OrRaise, SqlError};
+use crate::ffi::extension;
 use crate::gate;
 use crate::identity::account::{Account, Rank, account, require_rank, role_oid};
 use crate::identity::audit::Event;
@@ -15,6 +16,7 @@ use crate::identity::{Identity, Origin, attempt, check_user_name, password};
 
 /// Runs a statement on a control table; the SQL function around it is the owner's (SECURITY DEFINER).
 pub fn run_as_owner(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), SqlError> {
+    extension::require();
     Spi::run_with_args(statement, arguments)
         .map_err(|error| Error::internal(format!("a control table could not be changed: {error}")).into())
 }

@@ -15,6 +15,7 @@ use super::{counters, lent, planner};
 use crate::error::{OrRaise, SqlError};
 use crate::ffi::{compat, plain, unguarded};
 use crate::hash::Map;
+use crate::identity::KnownUser;
 use crate::{identity, tableam};
 
 /// For whom a statement runs.
@@ -23,7 +24,7 @@ pub enum User {
     /// For everybody: all partitions.
     All,
     /// For one user.
-    Named(Rc<str>),
+    Named(Rc<KnownUser>),
 }
 
 /// What a query was started as.
@@ -189,7 +190,7 @@ pub fn user_of_session() -> Result<User, SqlError> {
     }
     // SAFETY: as above.
     if unsafe { pg_sys::row_security } {
-        return Ok(User::Named(identity::current_user_name()?));
+        return Ok(User::Named(identity::current_user()?));
     }
     if sees_everybody() {
         return Ok(User::All);
@@ -348,7 +349,12 @@ unsafe extern "C-unwind" fn capture(query: *mut pg_sys::QueryDesc, from_key_chec
         Captured { user, is_key_check: true, lent: lent::by_key_check(lent_now()), moved: None }
     } else {
         let user = user_of_query();
-        identity::setting_use::note();
+        // SAFETY: a finished plan.
+        if unsafe { (*statement).parallelModeNeeded } {
+            identity::setting_use::note_with_workers();
+        } else {
+            identity::setting_use::note();
+        }
         if matches!(user, Ok(User::All)) {
             // SAFETY: a finished plan.
             unsafe { planner::refuse_plan_of_one_user(statement) }.or_raise();
@@ -383,7 +389,7 @@ fn user_of_query() -> Result<User, SqlError> {
     // SAFETY: a flag of the process.
     if unsafe { plain::IsLogicalWorker() } && !sees_everybody() {
         // The rows that come say whose they are, but triggers run here too.
-        return Ok(User::Named(identity::current_user_name()?));
+        return Ok(User::Named(identity::current_user()?));
     }
     user_of_session()
 }
@@ -417,7 +423,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             capture(query, from_key_check);
         } else if (*(*query).plannedstmt).parallelModeNeeded {
             // Functions that it calls may be the first ones of the session that meet a user table, and cannot tell of it.
-            identity::setting_use::note_guarded();
+            identity::setting_use::note_with_workers();
         }
         // Bitmap scans begin here already, and partitions are chosen.
         let before = enter(query);

@@ -15,6 +15,7 @@ mod statistics;
 mod tree;
 
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use kalamdb_engine::cache::{Pin, Wait};
 use kalamdb_engine::page::Page;
@@ -25,7 +26,7 @@ use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::compat;
 use crate::ffi::function::{return_null, return_text, version_1};
 use crate::ffi::plain;
-use crate::identity;
+use crate::identity::{self, KnownUser};
 use crate::tableam::partition;
 use crate::tableam::storage::{Storage, relation_name};
 use context::User;
@@ -67,18 +68,20 @@ impl Access {
         context::require_prepared().or_raise();
         match context::user_in(rel).or_raise() {
             User::All => Access::All,
-            User::Named(name) => match partition::find(storage, name.as_bytes(), wait).or_raise() {
-                Some(partition) => Access::Partition(partition),
-                None => Access::Nothing,
-            },
+            User::Named(user) => Access::of_user(&user, storage, wait),
         }
+    }
+
+    /// What a user reaches of a table.
+    fn of_user(user: &KnownUser, storage: &Storage, wait: &dyn Wait) -> Access {
+        partition::of_user(storage, user, wait).or_raise().map_or(Access::Nothing, Access::Partition)
     }
 
     /// What a function may tell of a table.
     pub fn for_function(rel: pg_sys::Relation, storage: &Storage, wait: &dyn Wait) -> Access {
         match user_for_function(rel) {
             None => Access::All,
-            Some(name) => partition::find(storage, &name, wait).or_raise().map_or(Access::Nothing, Access::Partition),
+            Some(user) => Access::of_user(&user, storage, wait),
         }
     }
 
@@ -291,17 +294,17 @@ pub unsafe fn partition_of_row(
     }
     // SAFETY: the caller's.
     let owner = unsafe { user_of_slot(rel, slot) };
-    match context::user_in(rel).or_raise() {
-        User::Named(name) if name.as_bytes() != owner => raise(not_own_row(rel)),
-        User::Named(_) => {}
+    let user = match context::user_in(rel).or_raise() {
+        User::Named(user) if user.name().as_bytes() != owner => raise(not_own_row(rel)),
+        User::Named(user) => user,
         User::All => {
             if context::in_key_check() && context::take_move().is_some_and(|user| *user != *owner) {
                 refuse_other_partition(rel);
             }
-            check_name(owner);
+            checked_user(owner)
         }
-    }
-    partition::find_or_create(storage, owner, wait).or_raise()
+    };
+    partition::of_user_or_new(storage, &user, wait).or_raise()
 }
 
 /// The partition that a row which is moved as it is belongs to; 0 in shared tables.
@@ -329,7 +332,9 @@ pub unsafe fn partition_of_tuple(
         }
         text_bytes(value)
     };
-    partition::find_or_create(storage, owner, wait)
+    let owner = std::str::from_utf8(owner)
+        .map_err(|_| kalamdb_engine::Error::corrupt("row of a user table has a user whose name is no text in UTF-8"))?;
+    partition::of_user_or_new(storage, &KnownUser::of(owner), wait)
 }
 
 /// Whose row a tuple is, given its bytes; nothing in shared tables.
@@ -353,14 +358,14 @@ pub fn owner_of_row(rel: pg_sys::Relation, tuple: &[u8]) -> Option<Box<[u8]>> {
 
 /// The user whose rows a function may tell of a table; nothing where it may tell those of all. That it asks is noted for the audit log,
 /// as what it tells may be all that the statement sees of the table.
-pub fn user_for_function(rel: pg_sys::Relation) -> Option<Box<[u8]>> {
+pub fn user_for_function(rel: pg_sys::Relation) -> Option<Rc<KnownUser>> {
     if !is_partitioned(rel) {
         return None;
     }
     identity::setting_use::note();
     match context::user_of_function(rel).or_raise() {
         User::All => None,
-        User::Named(name) => Some(name.as_bytes().into()),
+        User::Named(user) => Some(user),
     }
 }
 
@@ -392,18 +397,17 @@ fn not_own_row(rel: pg_sys::Relation) -> SqlError {
     .with_hint("Leave \"_user_id\" to its default.")
 }
 
-fn check_name(name: &[u8]) {
-    let wrong = match std::str::from_utf8(name) {
-        Ok(name) => identity::check_user_name(name).err(),
-        Err(_) => Some(c"The name of a user is text in UTF-8."),
-    };
-    if let Some(detail) = wrong {
+/// The user with a name that comes with a row.
+fn checked_user(name: &[u8]) -> Rc<KnownUser> {
+    let name = std::str::from_utf8(name).map_err(|_| c"The name of a user is text in UTF-8.");
+    let checked = name.and_then(|name| identity::check_user_name(name).map(|()| KnownUser::of(name)));
+    checked.unwrap_or_else(|detail| {
         raise(
             SqlError::invalid_parameter("invalid value for column \"_user_id\"")
                 .with_detail(detail.to_string_lossy().into_owned())
                 .with_hint("Each row of a user table belongs to a user."),
-        );
-    }
+        )
+    })
 }
 
 /// The partition of a user for the planner, who must not fail: nothing when nobody is known or the user has no rows.
@@ -412,9 +416,7 @@ pub fn access_for_estimate(rel: pg_sys::Relation, storage: &Storage, wait: &dyn 
         return Access::All;
     }
     match context::user_in(rel) {
-        Ok(User::Named(name)) => {
-            partition::find(storage, name.as_bytes(), wait).or_raise().map_or(Access::Nothing, Access::Partition)
-        }
+        Ok(User::Named(user)) => Access::of_user(&user, storage, wait),
         _ => Access::All,
     }
 }
@@ -431,7 +433,7 @@ pub unsafe extern "C-unwind" fn kalam_scan_user(call: pg_sys::FunctionCallInfo) 
     unsafe {
         match user {
             User::All => return_null(call),
-            User::Named(name) => return_text(&name),
+            User::Named(user) => return_text(user.name()),
         }
     }
 }

@@ -611,7 +611,7 @@ unsafe fn prunes_by(step: *mut pg_sys::Node, function: pg_sys::Oid) -> bool {
     }
 }
 
-/// Takes from what EXPLAIN ANALYZE is about to show how many entries of all users an index that mixes them had.
+/// Takes from what EXPLAIN ANALYZE is about to show what depends on the entries of all users in an index that mixes them.
 ///
 /// # Safety
 /// The state of a query that has run.
@@ -638,8 +638,15 @@ unsafe extern "C-unwind" fn forget_counts(state: *mut pg_sys::PlanState, context
             let bitmap = state.cast::<pg_sys::BitmapHeapScanState>();
             let (rel, scan) = ((*bitmap).ss.ss_currentRelation, (*bitmap).ss.ss_currentScanDesc);
             if !rel.is_null() && !scan.is_null() && is_partitioned(rel) {
-                let (exact, lossy) = Scan::of(scan).bitmap_blocks();
-                compat::set_bitmap_blocks(bitmap, exact, lossy);
+                let mut blocks = Scan::of(scan).bitmap_blocks();
+                // Which of the user's blocks are there, and whether with their rows, depends on others too.
+                if pg_sys::planstate_tree_walker(state, Some(searches_mixing_index), std::ptr::null_mut()) {
+                    blocks = (0, 0);
+                    if let Some(counters) = (*state).instrument.as_mut() {
+                        counters.nfiltered2 = 0.0;
+                    }
+                }
+                compat::set_bitmap_blocks(bitmap, blocks.0, blocks.1);
             }
         }
         let counters = (*state).instrument;
@@ -651,6 +658,19 @@ unsafe extern "C-unwind" fn forget_counts(state: *mut pg_sys::PlanState, context
             }
         }
         pg_sys::planstate_tree_walker(state, Some(forget_counts), context)
+    }
+}
+
+/// Whether a bitmap, or a part of one, comes from an index that mixes users.
+#[pg_guard]
+unsafe extern "C-unwind" fn searches_mixing_index(state: *mut pg_sys::PlanState, context: *mut c_void) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        if (*state).type_ == pg_sys::NodeTag::T_BitmapIndexScanState {
+            let index = (*state.cast::<pg_sys::BitmapIndexScanState>()).biss_RelationDesc;
+            return !index.is_null() && mixes_users(index);
+        }
+        pg_sys::planstate_tree_walker(state, Some(searches_mixing_index), context)
     }
 }
 

@@ -40,7 +40,9 @@ pub fn kept_rows(rel: pg_sys::Relation, visit: &mut dyn FnMut(KeptRow)) {
     // SAFETY: the relation is open.
     let (relation, row_type) = unsafe { ((*rel).rd_id, (*(*rel).rd_rel).reltype) };
     let user = gate::user_for_function(rel);
-    let is_wanted = |found: &Option<Box<[u8]>>| user.is_none() || *found == user;
+    let is_wanted = |found: &Option<Box<[u8]>>| {
+        user.as_ref().is_none_or(|user| found.as_deref().is_some_and(|found| found == user.name().as_bytes()))
+    };
     table::each_entry(relation, row_type, &mut |entry| {
         if is_wanted(&entry.user) {
             each_row(rel, &entry, visit);

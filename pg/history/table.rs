@@ -5,10 +5,10 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::buffer::Pending;
+use crate::ffi::extension;
 use crate::ffi::memory::in_new_context;
 use crate::ffi::plain;
 
-const SCHEMA: &CStr = c"kalam";
 const TABLE: &CStr = c"deleted_rows";
 const INDEX: &CStr = c"deleted_rows_by_relation";
 
@@ -38,15 +38,7 @@ impl Table {
         let lock = lock as pg_sys::LOCKMODE;
         // SAFETY: looks names up in the catalog; the resource owner closes what an ERROR leaves open.
         unsafe {
-            let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
-            if schema == pg_sys::InvalidOid {
-                return None;
-            }
-            let table = pg_sys::get_relname_relid(TABLE.as_ptr(), schema);
-            let index = pg_sys::get_relname_relid(INDEX.as_ptr(), schema);
-            if table == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
-                return None;
-            }
+            let (table, index) = (extension::relation(TABLE)?, extension::relation(INDEX)?);
             Some(Table { table: pg_sys::table_open(table, lock), index: pg_sys::index_open(index, lock), lock })
         }
     }

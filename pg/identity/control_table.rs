@@ -9,8 +9,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::SqlError;
-
-const SCHEMA: &CStr = c"kalam";
+use crate::ffi::extension;
 
 /// The most columns of a control table.
 const MOST_COLUMNS: usize = 16;
@@ -71,26 +70,13 @@ impl ControlTable {
     pub fn append(name: &CStr) -> Result<ControlTable, SqlError> {
         // SAFETY: raises an ERROR, or returns.
         unsafe { pg_sys::PreventCommandDuringRecovery(c"KalamDB's audit".as_ptr()) };
-        ControlTable::open(name, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE).ok_or_else(|| {
-            SqlError::prerequisite("the extension kalamdb is not installed in this database")
-                .with_detail(format!("Table \"kalam.{}\" is missing.", name.to_string_lossy()))
-                .with_hint("Run CREATE EXTENSION kalamdb.")
-        })
-    }
-
-    /// The OID of a table, if the extension is installed in this database.
-    pub fn find(name: &CStr) -> Option<pg_sys::Oid> {
-        // SAFETY: looks into the catalogs' caches, inside a transaction.
-        let oid = unsafe {
-            let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
-            if schema == pg_sys::InvalidOid { schema } else { pg_sys::get_relname_relid(name.as_ptr(), schema) }
-        };
-        (oid != pg_sys::InvalidOid).then_some(oid)
+        ControlTable::open(name, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)
+            .ok_or_else(|| extension::missing().with_detail(format!("Table \"kalam.{}\" is missing.", name.to_string_lossy())))
     }
 
     fn open(name: &CStr, lock: pg_sys::LOCKMODE) -> Option<ControlTable> {
         // SAFETY: after an ERROR the resource owner closes the table.
-        ControlTable::find(name).map(|oid| unsafe { ControlTable { rel: pg_sys::table_open(oid, lock), lock } })
+        extension::relation(name).map(|oid| unsafe { ControlTable { rel: pg_sys::table_open(oid, lock), lock } })
     }
 
     /// Appends a row.

@@ -4,6 +4,7 @@ pub mod account;
 pub mod attempt;
 pub mod audit;
 pub mod control_table;
+pub mod known;
 pub mod password;
 pub mod session;
 pub mod setting_use;
@@ -12,6 +13,7 @@ pub mod token;
 
 mod name;
 
+pub use known::KnownUser;
 pub use name::{check_user_name, shortened};
 pub use session::Origin;
 
@@ -22,6 +24,7 @@ use std::rc::Rc;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::error::{OrRaise, SqlError};
+use crate::ffi::catalog::on_change;
 use crate::ffi::function::{return_text, version_1};
 use crate::ffi::plain;
 
@@ -38,8 +41,6 @@ pub fn define_settings() {
 }
 
 thread_local! {
-    /// The name that was asked for last: many statements in a row are for the same user.
-    static LAST: RefCell<Rc<str>> = RefCell::new("".into());
     /// The role whose name was asked for last, and that name.
     static LAST_ROLE: RefCell<Option<(pg_sys::Oid, Rc<str>)>> = const { RefCell::new(None) };
 }
@@ -47,33 +48,25 @@ thread_local! {
 /// Registers the callback; once per process.
 pub fn init() {
     setting_use::init();
-    let cache = pg_sys::SysCacheIdentifier::AUTHOID as std::ffi::c_int;
-    // SAFETY: a plain function that stays loaded.
-    unsafe { pg_sys::CacheRegisterSyscacheCallback(cache, Some(forget_role), pg_sys::Datum::from(0)) };
+    on_change(pg_sys::SysCacheIdentifier::AUTHOID, forget_role);
 }
 
 unsafe extern "C-unwind" fn forget_role(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
     LAST_ROLE.set(None);
 }
 
-/// The effective user's name; see [`current_identity`].
+/// The effective user; see [`current_identity`].
 ///
 /// # Errors
 /// As [`current_identity`].
-pub fn current_user_name() -> Result<Rc<str>, SqlError> {
+pub fn current_user() -> Result<Rc<KnownUser>, SqlError> {
     if session::has_no_login() {
-        return session::with_setting(shared).map_or_else(outer_role_name, Ok);
+        return match session::setting() {
+            Some(user) => Ok(user),
+            None => outer_role_name().map(|name| KnownUser::of(&name)),
+        };
     }
-    Ok(shared(&current_identity()?.name))
-}
-
-fn shared(name: &str) -> Rc<str> {
-    LAST.with_borrow_mut(|last| {
-        if **last != *name {
-            *last = name.into();
-        }
-        Rc::clone(last)
-    })
+    Ok(KnownUser::of(&current_identity()?.name))
 }
 
 /// The effective user: the one that logged in, else the setting `kalam.user_id`, else the session's own role.
@@ -88,8 +81,8 @@ pub fn current_identity() -> Result<Identity, SqlError> {
     if let Some(login) = session::login()? {
         return Ok(login);
     }
-    if let Some(name) = session::setting() {
-        return Ok(Identity { name, origin: Origin::Setting });
+    if let Some(user) = session::setting() {
+        return Ok(Identity { name: user.name().to_owned(), origin: Origin::Setting });
     }
     Ok(Identity { name: outer_role_name()?.to_string(), origin: Origin::Role })
 }
@@ -105,16 +98,19 @@ pub fn outer_role_name() -> Result<Rc<str>, SqlError> {
     if let Some(name) = known {
         return Ok(name);
     }
-    // SAFETY: the name is allocated by Postgres and copied.
-    let name: Option<Rc<str>> = unsafe {
-        let name = pg_sys::GetUserNameFromId(role, true);
-        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into())
-    };
-    let name = name.ok_or_else(|| {
+    let unknown = |detail: &str| {
         SqlError::invalid_authorization("no user is known for this session")
-            .with_detail("The session's role does not exist any more.")
+            .with_detail(detail)
             .with_hint("Connect as another role, or log in with kalam.login().")
-    })?;
+    };
+    // SAFETY: the name is null, or allocated by Postgres and copied.
+    let name = unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name))
+    };
+    let name = name.ok_or_else(|| unknown("The session's role does not exist any more."))?;
+    // What is no text would have to be changed into one, and two roles might become the same user.
+    let name: Rc<str> = name.to_str().map_err(|_| unknown("The name of the session's role is no text in UTF-8."))?.into();
     LAST_ROLE.set(Some((role, Rc::clone(&name))));
     Ok(name)
 }
@@ -125,5 +121,5 @@ version_1!(pg_finfo_kalam_user_id);
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn kalam_user_id(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    return_text(&current_user_name().or_raise())
+    return_text(current_user().or_raise().name())
 }

@@ -2,6 +2,7 @@
 //! the transaction, and resets them with DISCARD ALL.
 
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +11,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::account::active_account;
-use super::{Identity, check_user_name, setting_use};
+use super::{Identity, KnownUser, check_user_name, setting_use};
 use crate::error::{SqlError, raise};
 use crate::ffi::plain;
 use crate::ffi::utility::Statement;
@@ -156,13 +157,8 @@ pub fn has_no_login() -> bool {
 }
 
 /// The user of the setting `kalam.user_id`, if it is set.
-pub fn setting() -> Option<String> {
-    with_setting(str::to_owned)
-}
-
-/// Calls a function with the user of the setting `kalam.user_id`, if it is set. The function calls nothing of Postgres.
-pub fn with_setting<R>(run: impl FnOnce(&str) -> R) -> Option<R> {
-    with_text(&USER_ID, run)
+pub fn setting() -> Option<Rc<KnownUser>> {
+    with_text(&USER_ID, KnownUser::of)
 }
 
 /// Calls a function with a setting's text, unless it is empty; every statement asks for the user, so nothing is copied. The function
@@ -301,6 +297,16 @@ fn explain(wrong: Option<&'static CStr>) -> bool {
     false
 }
 
+/// Commands that bring or read rows themselves, and call code of users in doing so, some in parallel workers.
+const CALLS_CODE: [pg_sys::NodeTag; 6] = [
+    pg_sys::NodeTag::T_CopyStmt,
+    pg_sys::NodeTag::T_IndexStmt,
+    pg_sys::NodeTag::T_ReindexStmt,
+    pg_sys::NodeTag::T_ClusterStmt,
+    pg_sys::NodeTag::T_VacuumStmt,
+    pg_sys::NodeTag::T_AlterTableStmt,
+];
+
 /// Watches for statements that end a login: a change of the session's role does, for as long as the change itself lasts.
 ///
 /// # Safety
@@ -309,9 +315,9 @@ pub unsafe fn watch(statement: Statement) {
     // SAFETY: a parsed statement, looked at before it runs, which may free it.
     unsafe {
         let ends_login = role_change(statement.node());
-        if (*statement.node()).type_ == pg_sys::NodeTag::T_CopyStmt {
-            // A query notes for itself whom it is for.
-            setting_use::note_guarded();
+        // A query notes for itself whom it is for.
+        if CALLS_CODE.contains(&(*statement.node()).type_) {
+            setting_use::note_with_workers();
         }
         statement.run();
         if let Some(span) = ends_login {

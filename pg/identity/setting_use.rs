@@ -4,65 +4,68 @@
 //! A gateway sets it for every transaction, so an entry for each would cost more than the transaction's own work. The sessions of a
 //! server tell each other what they have told.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
 use super::audit::Event;
-use super::control_table::{ControlTable, Lasts};
+use super::control_table::{Lasts, flush_log};
+use super::known::{KnownUser, Told};
 use super::outer_role_name;
-use super::session::{current_login, setting, statement_time, with_setting};
+use super::session::{current_login, setting, statement_time};
 use crate::error::{OrRaise, SqlError};
-use crate::ffi::plain;
+use crate::ffi::catalog::on_change;
+use crate::ffi::{extension, plain};
 use crate::settings;
-use crate::shmem::{attached_cache, preloaded};
+use crate::shmem::attached_cache;
 
 const HOUR: i64 = 3600;
 
-/// The role, the user and the hour of what the session has told last, for the many statements in a row that are for the same user.
-#[derive(Default)]
-struct Told {
-    role: u32,
-    user: String,
-    hour: i64,
-}
-
 thread_local! {
-    static TOLD: RefCell<Told> = RefCell::default();
+    /// The OID of the audit log's table, 0 in a database without the extension; nothing when that is to be looked up.
+    static LOG: Cell<Option<u32>> = const { Cell::new(None) };
     static ADDRESS: OnceCell<Rc<[u8]>> = const { OnceCell::new() };
 }
 
-/// Whether this process is a parallel worker that has loaded the library because its leader has.
-static LOADED_WITH_LEADER: AtomicBool = AtomicBool::new(false);
-
 /// Called when a process loads the library.
 pub fn init() {
-    // SAFETY: a value of the process.
-    LOADED_WITH_LEADER.store(unsafe { pg_sys::InitializingParallelWorker }, Ordering::Relaxed);
+    on_change(pg_sys::SysCacheIdentifier::NAMESPACEOID, forget_log);
+    on_change(pg_sys::SysCacheIdentifier::RELNAMENSP, forget_log);
+}
+
+unsafe extern "C-unwind" fn forget_log(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
+    LOG.set(None);
+}
+
+/// The OID of the audit log's table; 0 in a database without the extension.
+fn log_table() -> u32 {
+    LOG.get().unwrap_or_else(|| {
+        let log = extension::relation(c"audit_log").map_or(0, |log| log.to_u32());
+        LOG.set(Some(log));
+        log
+    })
 }
 
 /// Called when a statement that may see rows of users begins, and for each row that COPY brings.
 pub fn note() {
-    if !settings::audits_user_id() {
-        return;
-    }
-    // SAFETY: a value of the process.
-    let role = unsafe { plain::GetOuterUserId() }.to_u32();
-    let hour = statement_time() / HOUR;
-    let is_told = |user: &str| TOLD.with_borrow(|told| told.role == role && told.hour == hour && told.user == user);
-    if with_setting(is_told) == Some(false)
-        && let Some(user) = setting()
-    {
-        note_user(role, user, hour).or_raise();
-    }
+    note_for(false);
 }
 
-/// As [`note`], for callers without a guard.
+/// As [`note`], for callers without a guard and a statement that may start parallel workers: those have to find that it was told.
 #[pg_guard]
-pub extern "C-unwind" fn note_guarded() {
-    note();
+pub extern "C-unwind" fn note_with_workers() {
+    note_for(true);
+}
+
+fn note_for(workers: bool) {
+    // Who has logged in acts for oneself.
+    if settings::audits_user_id()
+        && current_login().is_none()
+        && let Some(user) = setting()
+    {
+        note_user(&user, workers).or_raise();
+    }
 }
 
 /// The address of the client, which stays what it is; nothing for a client on this machine and in processes without one.
@@ -78,36 +81,43 @@ fn client_address_bytes<'a>() -> &'a [u8] {
     }
 }
 
-fn note_user(role: u32, user: String, hour: i64) -> Result<(), SqlError> {
-    // Who acts for oneself acts for nobody else, as long as the role has this name.
+fn note_user(user: &KnownUser, workers: bool) -> Result<(), SqlError> {
     // SAFETY: a value of the process.
-    if current_login().is_some() || unsafe { plain::RecoveryInProgress() } || *outer_role_name()? == *user {
+    let role = unsafe { plain::GetOuterUserId() }.to_u32();
+    let told = Told { role, log: log_table(), hour: statement_time() / HOUR };
+    let is_told = user.told.get() == told;
+    // A database without the extension has no user tables. Who acts for oneself acts for nobody else, as long as the role has this name.
+    // SAFETY: as above.
+    if (is_told && !workers) || told.log == 0 || unsafe { plain::RecoveryInProgress() } || *outer_role_name()? == *user.name() {
         return Ok(());
     }
-    // A database without the extension has no user tables.
-    let Some(log) = ControlTable::find(c"audit_log") else { return Ok(()) };
-    // SAFETY: a value of the process.
+    // SAFETY: as above.
     let database = unsafe { pg_sys::MyDatabaseId };
-    let told = ("set_user_id", database.to_u32(), log.to_u32(), role, &user, client_address(), hour);
+    let member = ("set_user_id", database.to_u32(), told.log, role, user.name(), client_address(), told.hour);
     let others = attached_cache().map(|cache| cache.recent());
-    if !others.is_some_and(|others| others.contains(&told)) {
-        // SAFETY: a value of the process.
-        if unsafe { plain::IsInParallelMode() } {
-            return refuse_unseen_worker();
+    if !others.is_some_and(|others| others.contains(&member)) {
+        if !is_told {
+            tell(user)?;
         }
-        Event::about("set_user_id", &user).by_role().record(Lasts::ForGood)?;
-        others.inspect(|others| others.insert(&told));
+        others.inspect(|others| others.insert(&member));
     }
-    TOLD.set(Told { role, user, hour });
+    user.told.set(told);
     Ok(())
 }
 
-/// In parallel mode nothing can be written. The leader has told of it when the statement began, unless it had not loaded the library.
-fn refuse_unseen_worker() -> Result<(), SqlError> {
-    if preloaded() || LOADED_WITH_LEADER.load(Ordering::Relaxed) {
-        return Ok(());
+/// Writes the entry. It is in the log file before the statement shows anything, unless the transaction's own commit would not be.
+fn tell(user: &KnownUser) -> Result<(), SqlError> {
+    // SAFETY: a value of the process.
+    if unsafe { plain::IsInParallelMode() } {
+        // Nothing can be written then.
+        return Err(SqlError::prerequisite("the session acts for a user that the audit log has not been told of")
+            .with_detail("While a statement runs in parallel, nothing can be written to the audit log.")
+            .with_hint("Use LOAD 'kalamdb' first, or set \"kalam.user_id\" before the statement begins."));
     }
-    Err(SqlError::prerequisite("the session acts for a user that the audit log has not been told of")
-        .with_detail("A parallel worker cannot do that, and its leader has not loaded the library.")
-        .with_hint("Use LOAD 'kalamdb' first, or put the library into \"shared_preload_libraries\"."))
+    Event::about("set_user_id", user.name()).by_role().record(Lasts::ForGood)?;
+    // SAFETY: a setting of the process.
+    if unsafe { pg_sys::synchronous_commit } > pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
+        flush_log();
+    }
+    Ok(())
 }

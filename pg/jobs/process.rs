@@ -3,13 +3,13 @@
 use std::ffi::{CStr, c_int};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use kalamdb_engine::cache::{Cache, Duty, JobProcess, monotonic_ms, raise, wanted};
+use kalamdb_engine::cache::{Cache, Duty, JobProcess, monotonic_ms, wanted};
 use pgrx::prelude::*;
 
 use super::{keeper, runner};
-use crate::error::{OrRaise, SqlError, catching};
-use crate::ffi::compat;
+use crate::error::{OrRaise, SqlError, catching, raise};
 use crate::ffi::interrupts::check_for_interrupts;
+use crate::ffi::{compat, extension};
 use crate::shmem;
 
 static TERMINATE: AtomicBool = AtomicBool::new(false);
@@ -17,6 +17,9 @@ static TERMINATE: AtomicBool = AtomicBool::new(false);
 /// The process' place on the board plus one; 0 in any other process.
 static PLACE: AtomicUsize = AtomicUsize::new(0);
 static DATABASE: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the last transaction found the extension missing.
+static WITHOUT_EXTENSION: AtomicBool = AtomicBool::new(false);
 
 /// Settings that a database or a configuration file may have for its sessions and that jobs must not run under.
 const SETTINGS: [(&CStr, &CStr); 9] = [
@@ -100,14 +103,10 @@ pub extern "C-unwind" fn kalamdb_job_main(argument: pg_sys::Datum) {
     // SAFETY: the callback lives in this library, which is never unloaded.
     unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0)) };
     let me = Me { cache, process: cache.jobs().process(place), place, database };
-    match transaction(c"KalamDB: looking for the job table", || Ok(super::table::exists())) {
-        Ok(true) => {}
-        // The extension was dropped, or its tables are still those of the rows of a template database.
-        Ok(false) => {
-            cache.jobs().forget_database(database);
-            let error = SqlError::prerequisite("the KalamDB extension is not installed in the database")
-                .with_hint("Create it with CREATE EXTENSION kalamdb.");
-            cache.jobs().refuse_requests(database, &keeper::refusal(&error));
+    match transaction(c"KalamDB: looking for the extension", || Ok(())) {
+        Ok(()) => {}
+        Err(_) if is_without_extension() => {
+            forget_database(me);
             return;
         }
         Err(error) => {
@@ -119,6 +118,20 @@ pub extern "C-unwind" fn kalamdb_job_main(argument: pg_sys::Datum) {
         Duty::Keeper => keeper::run(me),
         Duty::Runner => runner::run(me),
     }
+    if is_without_extension() {
+        forget_database(me);
+    }
+}
+
+/// Whether the extension was found to be missing: it was dropped, or its tables are still those of the rows of a template database.
+fn is_without_extension() -> bool {
+    WITHOUT_EXTENSION.load(Ordering::Relaxed)
+}
+
+/// Gives up a database without the extension: nobody is started for it again until something is wanted there.
+fn forget_database(me: Me) {
+    me.cache.jobs().forget_database(me.database);
+    me.cache.jobs().refuse_requests(me.database, &keeper::refusal(&extension::missing()));
 }
 
 /// Tells the engine worker what the process leaves behind.
@@ -133,13 +146,14 @@ unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
         board.want(DATABASE.load(Ordering::Relaxed), wanted::HOUSEKEEPING);
     }
     board.tell_job_changed();
-    raise(&cache.header().main_wake);
+    kalamdb_engine::cache::raise(&cache.header().main_wake);
 }
 
-/// Runs a function in a transaction of its own. An error ends the transaction and not the process.
+/// Runs a function in a transaction of its own, which keeps the extension from being dropped. An error ends the transaction and not the
+/// process.
 ///
 /// # Errors
-/// The function's, or what Postgres raised.
+/// The function's, or what Postgres raised; 55000 where the extension is not installed.
 pub fn transaction<R>(activity: &CStr, run: impl FnOnce() -> Result<R, SqlError>) -> Result<R, SqlError> {
     let result = catching(|| {
         // SAFETY: the process has a database connection and no transaction is open; the snapshot is popped before the commit.
@@ -148,6 +162,11 @@ pub fn transaction<R>(activity: &CStr, run: impl FnOnce() -> Result<R, SqlError>
             pg_sys::StartTransactionCommand();
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity.as_ptr());
+        }
+        let is_installed = extension::hold_in_job();
+        WITHOUT_EXTENSION.store(!is_installed, Ordering::Relaxed);
+        if !is_installed {
+            raise(extension::missing());
         }
         let result = run().or_raise();
         // SAFETY: as above.
@@ -159,6 +178,7 @@ pub fn transaction<R>(activity: &CStr, run: impl FnOnce() -> Result<R, SqlError>
         }
         result
     });
+    extension::released();
     if result.is_err() {
         // SAFETY: ends whatever transaction is open.
         unsafe { pg_sys::AbortCurrentTransaction() };

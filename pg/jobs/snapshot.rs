@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+use crate::ffi::extension;
 use crate::ffi::utility::elements;
 
 /// Gives the snapshot of the running statement back if nobody uses it any more: the statement, outside of a transaction block, is
@@ -54,7 +55,6 @@ unsafe fn is_one_call() -> bool {
             return false;
         }
         let function = call.funcid;
-        let schema = pg_sys::get_namespace_oid(c"kalam".as_ptr(), true);
-        schema != pg_sys::InvalidOid && pg_sys::get_func_namespace(function) == schema
+        extension::schema() == Some(pg_sys::get_func_namespace(function))
     }
 }

@@ -47,11 +47,6 @@ impl<'a> NewJob<'a> {
     }
 }
 
-/// Whether the job table is there: the extension may not be installed in the database.
-pub fn exists() -> bool {
-    query_one("SELECT pg_catalog.to_regclass('kalam.job')::text", &[]).is_some()
-}
-
 /// Adds a job, or finds the active one of the same kind on the same tables. Returns its id, and whether it is new.
 pub fn add(job: &NewJob) -> Result<(String, bool), SqlError> {
     let id = JobId::new(job.kind)?.to_string();

@@ -11,6 +11,7 @@ use pgrx::{FromDatum, pg_sys};
 use super::definition;
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::catalog::{self, as_superuser};
+use crate::ffi::extension;
 use crate::ffi::sql::query;
 use crate::hash::Map;
 use crate::shmem::known_cache;
@@ -105,12 +106,7 @@ pub fn read(relation: pg_sys::Oid) -> Vec<(String, String)> {
     // SAFETY: the relations are looked up by name in the extension's own schema; rows are copied before the scan ends; after an
     // ERROR the resource owner closes everything.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"kalam".as_ptr(), true);
-        let (table, index) =
-            (pg_sys::get_relname_relid(TABLE.as_ptr(), schema), pg_sys::get_relname_relid(INDEX.as_ptr(), schema));
-        if schema == pg_sys::InvalidOid || table == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
-            return options;
-        }
+        let (Some(table), Some(index)) = (extension::relation(TABLE), extension::relation(INDEX)) else { return options };
         let rel = pg_sys::table_open(table, lock);
         let mut key = pg_sys::ScanKeyData::default();
         let equal = pg_sys::Oid::from(pg_sys::F_OIDEQ);

@@ -14,10 +14,13 @@ use kalamdb_engine::log::RecordBuilder;
 use kalamdb_engine::page::{CHAIN_FANOUT, ChainEntry, PAGE_SIZE, PARTITION_FANOUT, Page, PageKind, PageMut, PartitionEntry};
 use kalamdb_engine::{Error, ErrorKind, Result};
 
+use smallvec::SmallVec;
+
 use super::change::{change_page, change_two_pages};
 use super::space::next_block;
 use super::storage::Storage;
-use crate::hash::{Map, Set};
+use crate::hash::Set;
+use crate::identity::KnownUser;
 
 /// Levels of the map of users below its root: each consumes four bits of the name's hash.
 const DEPTH_MAX: u32 = 14;
@@ -29,15 +32,7 @@ const LEAF_USERS: usize = 32;
 /// Split nodes that a process remembers.
 const SPLIT_MAX: usize = 10_000;
 
-/// Partitions that a process remembers.
-const KNOWN_MAX: usize = 10_000;
-
-/// Partitions by the names of their users.
-type Names = Map<Box<[u8]>, u32>;
-
 thread_local! {
-    /// The partitions that this process has looked up: a user's number never changes.
-    static KNOWN: RefCell<Map<u64, Names>> = RefCell::default();
     /// Nodes of the maps of users, by storage and number, whose children have their entries: they stay so.
     static SPLIT: RefCell<Set<(u64, u64)>> = RefCell::default();
 }
@@ -70,20 +65,6 @@ impl Node {
     }
 }
 
-fn known(storage: &Storage, name: &[u8]) -> Option<u32> {
-    KNOWN.with_borrow(|known| known.get(&storage.id.0)?.get(name).copied())
-}
-
-fn remember(storage: &Storage, name: &[u8], partition: u32) -> u32 {
-    KNOWN.with_borrow_mut(|known| {
-        if known.values().map(Map::len).sum::<usize>() >= KNOWN_MAX {
-            known.clear();
-        }
-        known.entry(storage.id.0).or_default().insert(name.into(), partition);
-    });
-    partition
-}
-
 fn search(page: Page<'_>, name: &[u8]) -> Option<u32> {
     page.users().find(|(_, user)| *user == name).map(|(partition, _)| partition)
 }
@@ -93,11 +74,34 @@ fn search(page: Page<'_>, name: &[u8]) -> Option<u32> {
 /// # Errors
 /// Those of the cache.
 pub fn find(storage: &Storage, name: &[u8], wait: &dyn Wait) -> Result<Option<u32>> {
-    if let Some(partition) = known(storage, name) {
-        return Ok(Some(partition));
+    Ok(leaf_of(storage, name, wait)?.1)
+}
+
+/// As [`find`]; remembered by the process.
+///
+/// # Errors
+/// Those of the cache.
+#[inline]
+pub fn of_user(storage: &Storage, user: &KnownUser, wait: &dyn Wait) -> Result<Option<u32>> {
+    if let known @ Some(_) = user.partition(storage.id.0) {
+        return Ok(known);
     }
-    let found = leaf_of(storage, name, wait)?.1;
-    Ok(found.map(|partition| remember(storage, name, partition)))
+    let found = find(storage, user.name().as_bytes(), wait)?;
+    Ok(found.inspect(|partition| user.remember_partition(storage.id.0, *partition)))
+}
+
+/// As [`find_or_create`]; remembered by the process.
+///
+/// # Errors
+/// As [`find_or_create`].
+#[inline]
+pub fn of_user_or_new(storage: &Storage, user: &KnownUser, wait: &dyn Wait) -> Result<u32> {
+    if let Some(known) = user.partition(storage.id.0) {
+        return Ok(known);
+    }
+    let partition = find_or_create(storage, user.name().as_bytes(), wait)?;
+    user.remember_partition(storage.id.0, partition);
+    Ok(partition)
 }
 
 /// The node where a user's entry belongs, and the partition if it is there.
@@ -140,13 +144,11 @@ pub fn find_or_create(storage: &Storage, name: &[u8], wait: &dyn Wait) -> Result
             continue;
         }
         if let Some(partition) = search(leaf.page(), name) {
-            return Ok(remember(storage, name, partition));
+            return Ok(partition);
         }
         let is_crowded = node.depth < DEPTH_MAX && is_crowded(leaf.page());
         if !is_crowded && leaf.page().has_room_for_user(name) {
-            let partition = create(storage, &mut leaf, name, wait)?;
-            drop(leaf);
-            return Ok(remember(storage, name, partition));
+            return create(storage, &mut leaf, name, wait);
         }
         split(storage, node, &mut leaf, wait)?;
     }
@@ -320,13 +322,19 @@ pub fn walk(storage: &Storage, partition: u32, from: u32, wait: &dyn Wait, visit
     Ok(())
 }
 
+/// Numbers of blocks: most users have few.
+pub type Blocks = SmallVec<[u32; 8]>;
+
 /// All blocks of a partition in ascending order.
 ///
 /// # Errors
 /// Those of [`walk`].
-pub fn blocks_of(storage: &Storage, partition: u32, wait: &dyn Wait) -> Result<Vec<u32>> {
+pub fn blocks_of(storage: &Storage, partition: u32, wait: &dyn Wait) -> Result<Blocks> {
     let entry = entry(storage, partition, wait)?;
-    let mut blocks = Vec::with_capacity(entry.blocks.min(1 << 20) as usize);
+    if let (1, Some(only)) = (entry.blocks, entry.last.checked_sub(1)) {
+        return Ok(Blocks::from_slice(&[only]));
+    }
+    let mut blocks = Blocks::with_capacity(entry.blocks.min(1 << 20) as usize);
     // A block may have come since the entry was read, none goes; the bound ends a circle.
     let most = storage.blocks() as usize;
     walk(storage, partition, entry.last, wait, &mut |block| {

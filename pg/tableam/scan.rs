@@ -33,6 +33,9 @@ const READ_AHEAD: u32 = 8;
 /// Versions by which the processor is told ahead where the scan will read: a row's header is a cache miss otherwise.
 const AHEAD: usize = 4;
 
+/// Blocks of a list that takes no chunk of its own.
+const FEW: usize = 8;
+
 /// Room for the line pointers of one page.
 const LINES: usize = kalamdb_engine::page::MAX_OFFSET as usize + 1;
 
@@ -68,8 +71,9 @@ pub struct Scan {
     access: Access,
     /// Which rows are gone.
     expiry: Expiry,
-    /// The blocks to scan where they are not all blocks in order, in the memory context of the scan.
+    /// The blocks to scan where they are not all blocks in order: `few`, or a chunk in the memory context of the scan.
     list: *mut u32,
+    few: [u32; FEW],
     memory: pg_sys::MemoryContext,
     /// First place and the one behind the last of the range to scan: places in the list, or block numbers without one.
     first: u32,
@@ -147,7 +151,10 @@ impl Scan {
     /// Makes these the blocks to scan; returns how many they are.
     fn set_list(&mut self, blocks: &[u32]) -> u32 {
         self.drop_list();
-        if !blocks.is_empty() {
+        if blocks.len() <= FEW {
+            self.few[..blocks.len()].copy_from_slice(blocks);
+            self.list = self.few.as_mut_ptr();
+        } else {
             // SAFETY: the chunk lives as long as the scan, and is as long as the list.
             unsafe {
                 self.list = pg_sys::MemoryContextAllocHuge(self.memory, size_of_val(blocks)).cast();
@@ -158,11 +165,11 @@ impl Scan {
     }
 
     fn drop_list(&mut self) {
-        if !self.list.is_null() {
+        if !self.list.is_null() && self.list != self.few.as_mut_ptr() {
             // SAFETY: allocated by `set_list`.
             unsafe { plain::pfree(self.list.cast()) };
-            self.list = std::ptr::null_mut();
         }
+        self.list = std::ptr::null_mut();
     }
 
     /// Scans all rows, those of each user together.
@@ -212,7 +219,15 @@ impl Scan {
         prune::on_access(self.base.rs_rd, &self.storage, &pin, wait);
         self.block = block;
         self.frame = pins::keep(pin);
-        stats::count_blocks(self.base.rs_rd, 1);
+        if self.is_counted() {
+            stats::count_blocks(self.base.rs_rd, 1);
+        }
+    }
+
+    /// Whether the statistics are told what the scan reads. Which pages a bitmap names, and whether it names their rows, may depend on
+    /// the entries of all users in the index.
+    fn is_counted(&self) -> bool {
+        self.access == Access::All || self.base.rs_flags & pg_sys::ScanOptions::SO_TYPE_BITMAPSCAN == 0
     }
 
     /// Finds the versions of a block that the snapshot sees.
@@ -229,7 +244,14 @@ impl Scan {
             return;
         }
         let all_visible = page.flags() & ALL_VISIBLE != 0 && self.view.is_mvcc() && !self.serializable;
+        let bring = |offset| {
+            if !all_visible && offset <= page.max_offset() {
+                prefetch(guard.data().wrapping_add(page.line(offset).offset()));
+            }
+        };
+        (1..=AHEAD as u16).for_each(bring);
         for offset in 1..=page.max_offset() {
+            bring(offset + AHEAD as u16);
             let line = page.line(offset);
             if !line.is_normal() {
                 continue;
@@ -749,7 +771,9 @@ unsafe fn next_of_bitmap_page(scan: pg_sys::TableScanDesc, slot: *mut pg_sys::Tu
             return false;
         }
         state.current += 1;
-        stats::count_fetched(state.base.rs_rd, 1);
+        if state.is_counted() {
+            stats::count_fetched(state.base.rs_rd, 1);
+        }
         state.store_current(slot);
         true
     }

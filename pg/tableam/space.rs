@@ -12,7 +12,6 @@ use pgrx::pg_sys;
 use super::storage::Storage;
 use super::{is_stream_routine, main_fork, partition};
 use crate::ffi::compat;
-use crate::hash::Map;
 use crate::wal;
 
 /// The free-space category that means "nothing is known to be exhausted".
@@ -74,32 +73,59 @@ pub fn page_with_room(storage: &Storage, wanted: Wanted, wait: &dyn Wait) -> Res
 const OWN_BLOCKS_MAX: u32 = 64;
 
 /// Partitions for which a process remembers where it inserts.
-const TARGETS_MAX: usize = 4096;
+const TARGETS_MAX: usize = 8192;
+
+/// Where a process last inserted into a partition.
+#[derive(Clone, Copy, Default)]
+struct Target {
+    storage: u64,
+    partition: u32,
+    block: u32,
+    /// The next block of the chain to consider, plus one.
+    next: u32,
+}
 
 thread_local! {
-    /// Where this process last inserted into a partition: the block and, plus one, the next block of the chain to consider.
-    static TARGETS: RefCell<Map<(u64, u32), (u32, u32)>> = RefCell::default();
+    /// The targets, each at the one place that is its partition's.
+    static TARGETS: RefCell<Vec<Target>> = const { RefCell::new(Vec::new()) };
+}
+
+fn place_of(storage: &Storage, partition: u32) -> usize {
+    // Partitions of a table are numbered in sequence: one table's do not meet.
+    (partition as usize).wrapping_add(storage.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) as usize >> 32) % TARGETS_MAX
+}
+
+fn target_of(storage: &Storage, partition: u32) -> Option<Target> {
+    let target = TARGETS.with_borrow(|targets| targets.get(place_of(storage, partition)).copied());
+    target.filter(|target| target.storage == storage.id.0 && target.partition == partition)
+}
+
+fn remember_target(storage: &Storage, partition: u32, block: u32, next: u32) {
+    TARGETS.with_borrow_mut(|targets| {
+        targets.resize(TARGETS_MAX, Target::default());
+        targets[place_of(storage, partition)] = Target { storage: storage.id.0, partition, block, next };
+    });
 }
 
 /// A page with room among the blocks of one partition.
 fn own_page_with_room(storage: &Storage, wanted: Wanted, wait: &dyn Wait) -> Result<LatchedPage> {
-    let place = (storage.id.0, wanted.partition);
-    let target = TARGETS.with_borrow(|targets| targets.get(&place).copied());
-    if let Some((block, _)) = target
+    let target = target_of(storage, wanted.partition);
+    let remember = |block, next| remember_target(storage, wanted.partition, block, next);
+    if let Some(Target { block, .. }) = target
         && let Some(page) = try_own_page(storage, block, wanted, wait)?
     {
         return Ok(page);
     }
     let entry = partition::entry(storage, wanted.partition, wait)?;
-    let newest = entry.last.checked_sub(1).filter(|newest| target.is_none_or(|(block, _)| block != *newest));
+    let newest = entry.last.checked_sub(1).filter(|newest| target.is_none_or(|target| target.block != *newest));
     if let Some(newest) = newest
         && let Some(page) = try_own_page(storage, newest, wanted, wait)?
     {
-        remember_target(place, newest, entry.last);
+        remember(newest, entry.last);
         return Ok(page);
     }
     // A few older blocks, from where the last look ended: a long chain is gone through bit by bit, over and over.
-    let from = target.map_or(entry.last, |(_, next)| if next == 0 { entry.last } else { next });
+    let from = target.map_or(entry.last, |target| if target.next == 0 { entry.last } else { target.next });
     let category = category_for(wanted.len + wanted.reserve);
     let mut candidates = Vec::new();
     let mut next = 0;
@@ -115,22 +141,13 @@ fn own_page_with_room(storage: &Storage, wanted: Wanted, wait: &dyn Wait) -> Res
         if known_category(storage, block, wait)? >= category.max(1)
             && let Some(page) = try_own_page(storage, block, wanted, wait)?
         {
-            remember_target(place, block, next);
+            remember(block, next);
             return Ok(page);
         }
     }
     let page = partition::extend(storage, wanted.partition, wait)?;
-    remember_target(place, page.key().page.as_block().expect("rows are stored in blocks"), next);
+    remember(page.key().page.as_block().expect("rows are stored in blocks"), next);
     Ok(page)
-}
-
-fn remember_target(place: (u64, u32), block: u32, next: u32) {
-    TARGETS.with_borrow_mut(|targets| {
-        if targets.len() >= TARGETS_MAX {
-            targets.clear();
-        }
-        targets.insert(place, (block, next));
-    });
 }
 
 /// The page of a block of the wanted partition if it has the room.

@@ -221,6 +221,35 @@ ROLLBACK;
 RESET ROLE;
 \set VERBOSITY terse
 
+-- What a range of blocks of several users has in common: the victim has 4711, eve has 1 in the same range.
+CREATE TABLE pins (id int PRIMARY KEY, pin int, tags int[]) USING kalam_user;
+CREATE INDEX pins_by_bloom ON pins USING brin (pin int4_bloom_ops);
+CREATE INDEX pins_by_range ON pins USING brin (id int4_minmax_ops);
+CREATE INDEX pins_by_tag ON pins USING gin (tags);
+GRANT ALL ON pins TO regress_counters_eve;
+SET kalam.user_id = 'victim';
+INSERT INTO pins SELECT i, 4711, '{42}' FROM generate_series(1000, 1100) i;
+RESET kalam.user_id;
+SET ROLE regress_counters_eve;
+INSERT INTO pins VALUES (1, 1, '{42,43}');
+SET enable_seqscan = off;
+CREATE FUNCTION pg_temp.met(condition text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE line text; seen text; before bigint := pg_stat_get_xact_tuples_fetched('pins'::regclass);
+    blocks bigint := pg_stat_get_xact_blocks_fetched('pins'::regclass);
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT * FROM pins WHERE ' || condition LOOP
+        IF line !~ 'Cond:' THEN seen := concat_ws(E'\n', seen, line); END IF;
+    END LOOP;
+    RETURN concat_ws(E'\n', seen, pg_stat_get_xact_tuples_fetched('pins'::regclass) - before, pg_stat_get_xact_blocks_fetched('pins'::regclass) - blocks);
+END $$;
+SELECT pg_temp.met('pin = 4711');
+SELECT pg_temp.met('pin = 4711') = pg_temp.met('pin = 4712') AS same_by_bloom,
+    pg_temp.met('id = 1050') = pg_temp.met('id = 2000') AS same_by_range,
+    pg_temp.met('tags @> ARRAY[42]') = pg_temp.met('tags @> ARRAY[43]') AS same_by_tag;
+DROP FUNCTION pg_temp.met;
+RESET enable_seqscan;
+RESET ROLE;
+
 -- Clustering by an index in which users are mixed.
 ALTER TABLE secret CLUSTER ON by_amount;
 CLUSTER secret;
