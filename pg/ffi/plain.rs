@@ -32,6 +32,8 @@ unsafe extern "C-unwind" {
     pub fn enable_timeout_after(timeout: std::ffi::c_int, delay: std::ffi::c_int);
     /// Ends a timeout; whether it was reached is remembered if wanted.
     pub fn disable_timeout(timeout: std::ffi::c_int, keeps_indicator: bool);
+    /// The name of an index's column that is an expression; null if it has none of its own.
+    pub fn FigureIndexColname(expression: *mut pg_sys::Node) -> *mut std::ffi::c_char;
     pub fn RelationClose(rel: pg_sys::Relation);
     pub fn list_free(list: *mut pg_sys::List);
     pub fn pfree(chunk: *mut std::ffi::c_void);

@@ -1,6 +1,6 @@
 //! Keys of user tables: unique for each user, so their indexes begin with `_user_id`; foreign keys stay within a user's rows.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 
 use pgrx::pg_sys;
 
@@ -8,7 +8,7 @@ use super::super::USER_COLUMN;
 use super::super::planner::nodes;
 use super::{name_of, referred_user_table, relation, text, unsupported, user_table};
 use crate::error::{SqlError, raise};
-use crate::ffi::catalog;
+use crate::ffi::{catalog, plain};
 
 unsafe fn index_column() -> *mut pg_sys::IndexElem {
     // SAFETY: a node of zeroes, with its tag; zero is the default order.
@@ -68,26 +68,49 @@ unsafe fn equality() -> *mut pg_sys::List {
 }
 
 /// The name that the index would have without the column.
-unsafe fn choose_name(index: &pg_sys::IndexStmt, table: pg_sys::Oid) -> *mut std::ffi::c_char {
-    // SAFETY: a parsed statement; the names are copied.
+unsafe fn choose_name(index: &pg_sys::IndexStmt, table: pg_sys::Oid) -> *mut c_char {
+    // SAFETY: a parsed statement.
     unsafe {
-        let names: Vec<String> = nodes::<pg_sys::IndexElem>(index.indexParams)
-            .map(|element| {
-                let name = if (*element).name.is_null() { c"expr" } else { name_of((*element).name) };
-                name.to_string_lossy().into_owned()
-            })
-            .collect();
-        let is_constraint = index.primary || !index.excludeOpNames.is_null() || index.isconstraint;
+        let elements = nodes(index.indexParams).chain(nodes(index.indexIncludingParams));
         let label = match (index.primary, index.isconstraint, index.excludeOpNames.is_null()) {
             (true, ..) => c"pkey",
             (false, _, false) => c"excl",
             (false, true, true) => c"key",
             (false, false, true) => c"idx",
         };
-        let columns = CString::new(names.join("_")).unwrap_or_default();
-        let columns = if index.primary { std::ptr::null() } else { columns.as_ptr() };
+        choose(index.relation, table, elements.map(|element| element_name(element)), label)
+    }
+}
+
+/// What Postgres calls an element of an index in the index's name.
+unsafe fn element_name<'n>(element: *mut pg_sys::IndexElem) -> &'n CStr {
+    // SAFETY: a parsed element; the function of Postgres gives a text that lives as long as the statement, or null.
+    unsafe {
+        let names = [(*element).indexcolname, (*element).name, plain::FigureIndexColname((*element).expr)];
+        names.into_iter().find(|name| !name.is_null()).map_or(c"expr", |name| name_of(name))
+    }
+}
+
+/// A name for an index as Postgres chooses them: of the table's name, those of the columns, and a label.
+unsafe fn choose<'n>(
+    relation: *mut pg_sys::RangeVar,
+    table: pg_sys::Oid,
+    columns: impl Iterator<Item = &'n CStr>,
+    label: &CStr,
+) -> *mut c_char {
+    let mut names: Vec<String> = Vec::new();
+    for column in columns {
+        let column = column.to_string_lossy();
+        let numbered = (1..).map(|number| format!("{column}{number}"));
+        let free = std::iter::once(column.to_string()).chain(numbered).find(|name| !names.contains(name));
+        names.extend(free);
+    }
+    let columns = CString::new(names.join("_")).unwrap_or_default();
+    let columns = if label == c"pkey" { std::ptr::null() } else { columns.as_ptr() };
+    // SAFETY: a parsed statement; the names are copied.
+    unsafe {
         let schema = pg_sys::get_rel_namespace(table);
-        pg_sys::ChooseRelationName((*index.relation).relname, columns, label.as_ptr(), schema, is_constraint)
+        pg_sys::ChooseRelationName((*relation).relname, columns, label.as_ptr(), schema, label != c"idx")
     }
 }
 
@@ -106,8 +129,10 @@ pub unsafe fn prepare_constraint(constraint: &mut pg_sys::Constraint, table: *mu
                 if names.first() == Some(&USER_COLUMN) {
                     return;
                 }
-                if constraint.conname.is_null() {
-                    constraint.conname = choose_key_name(constraint.contype == CONSTR_PRIMARY, &names, table);
+                if let (true, Some(oid)) = (constraint.conname.is_null(), user_table(table)) {
+                    let label = if constraint.contype == CONSTR_PRIMARY { c"pkey" } else { c"key" };
+                    let columns = names.iter().copied().chain(nodes(constraint.including).map(|node| string(node)));
+                    constraint.conname = choose(table, oid, columns, label);
                 }
                 let mut keys = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(text(USER_COLUMN)).cast());
                 for name in names.iter().filter(|name| **name != USER_COLUMN) {
@@ -119,6 +144,10 @@ pub unsafe fn prepare_constraint(constraint: &mut pg_sys::Constraint, table: *mu
                 let first = nodes::<pg_sys::List>(constraint.exclusions).next();
                 let names_user = first.is_some_and(|pair| nodes::<pg_sys::IndexElem>(pair).next().is_some_and(|e| is_user(e)));
                 if !names_user {
+                    if let (true, Some(oid)) = (constraint.conname.is_null(), user_table(table)) {
+                        let elements = nodes::<pg_sys::List>(constraint.exclusions).filter_map(|pair| nodes(pair).next());
+                        constraint.conname = choose(table, oid, elements.map(|element| element_name(element)), c"excl");
+                    }
                     let pair = pg_sys::lappend(std::ptr::null_mut(), index_column().cast());
                     let pair = pg_sys::lappend(pair, equality().cast());
                     constraint.exclusions = pg_sys::lcons(pair.cast(), constraint.exclusions);
@@ -126,17 +155,6 @@ pub unsafe fn prepare_constraint(constraint: &mut pg_sys::Constraint, table: *mu
             }
             _ => check_foreign_key(constraint, column, relation(table)),
         }
-    }
-}
-
-unsafe fn choose_key_name(primary: bool, columns: &[&CStr], table: *mut pg_sys::RangeVar) -> *mut std::ffi::c_char {
-    // SAFETY: a parsed statement; the names are copied.
-    unsafe {
-        let Some(oid) = user_table(table) else { return std::ptr::null_mut() };
-        let columns: Vec<&str> = columns.iter().filter_map(|name| name.to_str().ok()).collect();
-        let columns = CString::new(columns.join("_")).unwrap_or_default();
-        let (columns, label) = if primary { (std::ptr::null(), c"pkey") } else { (columns.as_ptr(), c"key") };
-        pg_sys::ChooseRelationName((*table).relname, columns, label.as_ptr(), pg_sys::get_rel_namespace(oid), true)
     }
 }
 

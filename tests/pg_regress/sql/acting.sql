@@ -222,17 +222,17 @@ SELECT letters_seen();
 RESET force_parallel_mode;
 -- By functions in the workers of a command.
 \c -
-CREATE TABLE many (x int) USING heap WITH (parallel_workers = 2);
-INSERT INTO many SELECT generate_series(1, 20000);
+CREATE TABLE with_workers (x int) USING heap WITH (parallel_workers = 2);
+INSERT INTO with_workers SELECT generate_series(1, 20000);
 CREATE FUNCTION letters_seen_by(i int) RETURNS int IMMUTABLE PARALLEL SAFE LANGUAGE plpgsql AS $$
 BEGIN IF i % 5000 = 1 THEN PERFORM count(*) FROM letters; END IF; RETURN i; END $$;
 SET min_parallel_table_scan_size = 0;
 SET maintenance_work_mem = '256MB';
 SET kalam.user_id = 'gate_12';
-CREATE INDEX ON many (letters_seen_by(x));
+CREATE INDEX ON with_workers (letters_seen_by(x));
 SET kalam.user_id = 'gate_13';
-REINDEX TABLE many;
-DROP TABLE many;
+REINDEX TABLE with_workers;
+DROP TABLE with_workers;
 RESET kalam.user_id;
 SELECT actor = session_user AS by_us, CASE actor WHEN session_user THEN '' ELSE actor END AS actor, subject, count(*) FROM kalam.audit_log
 WHERE action = 'set_user_id' AND subject LIKE 'gate%' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;

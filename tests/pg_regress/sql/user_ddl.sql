@@ -100,6 +100,24 @@ SET LOCAL kalam.user_id = 'ann';
 INSERT INTO room VALUES (78, 'of ann');
 COMMIT;
 
+-- Indexes have the names that they have on heap.
+CREATE FUNCTION make_named(method text) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE names text[];
+BEGIN
+    EXECUTE 'CREATE TABLE key_names (a int PRIMARY KEY, b int UNIQUE, c int, d text, e int4range, UNIQUE (b, c), UNIQUE (c) INCLUDE (d),
+        EXCLUDE USING gist (e WITH &&)) USING ' || method;
+    CREATE UNIQUE INDEX ON key_names (lower(d));
+    CREATE INDEX ON key_names (lower(d), upper(d));
+    CREATE UNIQUE INDEX ON key_names (b, (c + 1), (c + 2));
+    CREATE INDEX ON key_names (b) INCLUDE (c);
+    CREATE UNIQUE INDEX ON key_names (b) INCLUDE (c);
+    ALTER TABLE key_names ADD UNIQUE (d), ADD EXCLUDE USING gist (int4range(a, b) WITH &&), ADD COLUMN z int UNIQUE, ADD UNIQUE (b) INCLUDE (a);
+    names := array_agg(relname ORDER BY relname) FROM pg_class WHERE relnamespace = 'user_ddl'::regnamespace AND relname ~ '^key_names_';
+    DROP TABLE key_names;
+    RETURN names;
+END $$;
+SELECT make_named('heap') = make_named('kalam_user') AS same, cardinality(make_named('kalam_user'));
+
 -- Refused.
 \set VERBOSITY terse
 ALTER TABLE room DROP COLUMN _user_id;
