@@ -101,6 +101,7 @@ INSERT INTO room VALUES (78, 'of ann');
 COMMIT;
 
 -- Indexes have the names that they have on heap.
+CREATE EXTENSION btree_gist SCHEMA user_ddl;
 CREATE FUNCTION make_named(method text) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE names text[];
 BEGIN
@@ -117,6 +118,7 @@ BEGIN
     RETURN names;
 END $$;
 SELECT make_named('heap') = make_named('kalam_user') AS same, cardinality(make_named('kalam_user'));
+DROP EXTENSION btree_gist;
 
 -- Refused.
 \set VERBOSITY terse
