@@ -142,10 +142,9 @@ impl<'t> Batch<'t> {
         for file in &finished {
             file.target.store(table, &file.draft.path, &file.segment.place)?;
         }
-        let rows: Vec<Vec<(u32, u16)>> = finished.iter().map(|file| rows_of(&file.segment.summary)).collect();
-        let bytes: Vec<u64> = finished.iter().map(|file| file.segment.summary.bytes).collect();
+        let sizes: Vec<_> = finished.iter().map(|file| (file.segment.summary.bytes, rows_of(&file.segment.summary))).collect();
         let committed = client.commit_segments(finished.into_iter().map(|file| file.segment).collect())?;
-        let stored = committed.into_iter().zip(rows).zip(bytes).map(|((committed, rows), bytes)| {
+        let stored = committed.into_iter().zip(sizes).map(|(committed, (bytes, rows))| {
             forget_room(table, &committed.cold)?;
             let cold = rows.iter().filter(|(block, _)| contains(&committed.cold, *block));
             Ok(Stored { bytes, rows: cold.map(|(_, rows)| u64::from(*rows)).sum(), committed })

@@ -114,6 +114,17 @@ pub fn on_change(cache: pg_sys::SysCacheIdentifier::Type, forget: unsafe extern 
     unsafe { pg_sys::CacheRegisterSyscacheCallback(cache as c_int, Some(forget), pg_sys::Datum::from(0)) };
 }
 
+/// The OIDs of a list.
+///
+/// # Safety
+/// A list of OIDs, or null; it lives as long as the iterator.
+pub unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sys::Oid> {
+    // SAFETY: see above.
+    let count = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
+    // SAFETY: as above.
+    (0..count).map(move |place| unsafe { (*(*list).elements.add(place)).oid_value })
+}
+
 /// Whether a relation is in the catalog.
 pub fn relation_exists(relation: pg_sys::Oid) -> bool {
     relation_info(relation).is_some()

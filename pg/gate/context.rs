@@ -32,7 +32,7 @@ struct Captured {
     user: Result<User, SqlError>,
     /// The query is the one that checks a foreign key.
     is_key_check: bool,
-    /// See [`Frame::lent`].
+    /// See [`Scope::lent`].
     lent: Option<pg_sys::Oid>,
     /// The user of the row that the query is moving from one partition of a table to another.
     moved: Option<Box<[u8]>>,
@@ -50,19 +50,19 @@ enum Place {
 }
 
 #[derive(Clone, Copy)]
-struct Frame {
+struct Scope {
     place: Place,
     is_key_check: bool,
     /// The role with whose rights code runs here, if it is not the session's own: see [`super::lent`].
     lent: Option<pg_sys::Oid>,
 }
 
-const OUTSIDE: Frame = Frame { place: Place::Session, is_key_check: false, lent: None };
+const OUTSIDE: Scope = Scope { place: Place::Session, is_key_check: false, lent: None };
 
 thread_local! {
-    static CURRENT: Cell<Frame> = const { Cell::new(OUTSIDE) };
-    /// The frames at the starts of the open subtransactions.
-    static SAVED: RefCell<Vec<(u32, Frame)>> = const { RefCell::new(Vec::new()) };
+    static CURRENT: Cell<Scope> = const { Cell::new(OUTSIDE) };
+    /// Where the process was at the starts of the open subtransactions.
+    static SAVED: RefCell<Vec<(u32, Scope)>> = const { RefCell::new(Vec::new()) };
     static QUERIES: RefCell<Map<usize, Captured>> = RefCell::default();
     /// Whether the process has met a user table: as long as not, nobody needs to be asked for.
     static MET: Cell<bool> = const { Cell::new(false) };
@@ -121,11 +121,11 @@ pub fn meet() {
 /// # Errors
 /// As [`user`]; 42501 when the code that runs has the rights of somebody to whom the table does not belong.
 pub fn user_in(rel: pg_sys::Relation) -> Result<User, SqlError> {
-    let frame = CURRENT.get();
+    let scope = CURRENT.get();
     // Parallel workers begin scans before their query runs.
     // SAFETY: a value of the process.
-    let outside = frame.place == Place::Session && unsafe { pg_sys::ParallelWorkerNumber } < 0;
-    let lent = if outside { lent_now() } else { frame.lent };
+    let outside = scope.place == Place::Session && unsafe { pg_sys::ParallelWorkerNumber } < 0;
+    let lent = if outside { lent_now() } else { scope.lent };
     lent::check(user()?, lent, || lent::owner_of(rel))
 }
 
@@ -287,14 +287,14 @@ pub fn enter_planner() -> Before {
     HOOKED.set(true);
     let before = CURRENT.get();
     let lent = if may_plan_key_check() { lent::by_key_check(lent_now()) } else { before.lent };
-    CURRENT.set(Frame { is_key_check: before.is_key_check || may_plan_key_check(), lent, ..before });
+    CURRENT.set(Scope { is_key_check: before.is_key_check || may_plan_key_check(), lent, ..before });
     Before(before)
 }
 
 /// Begins to run statements with the rights of a role; returns what to put back afterwards.
 pub fn enter_rights_of(role: pg_sys::Oid) -> Before {
     let before = CURRENT.get();
-    CURRENT.set(Frame { lent: Some(lent::lesser(lent_now(), role)), ..before });
+    CURRENT.set(Scope { lent: Some(lent::lesser(lent_now(), role)), ..before });
     Before(before)
 }
 
@@ -303,7 +303,7 @@ pub fn enter_utility(whole_tables: bool) -> Before {
     HOOKED.set(true);
     let before = CURRENT.get();
     let place = if whole_tables { Place::Maintenance } else { Place::Session };
-    CURRENT.set(Frame { place, ..before });
+    CURRENT.set(Scope { place, ..before });
     Before(before)
 }
 
@@ -320,7 +320,7 @@ pub fn in_query() -> bool {
 /// Goes on with a command as one that works on whole tables.
 pub fn work_on_whole_tables() {
     HOOKED.set(true);
-    CURRENT.set(Frame { place: Place::Maintenance, ..CURRENT.get() });
+    CURRENT.set(Scope { place: Place::Maintenance, ..CURRENT.get() });
 }
 
 /// Begins BEGIN, COMMIT or one of their like, which stand for themselves. The first statement of a session that has loaded the library may
@@ -332,7 +332,7 @@ pub fn begin_transaction_statement() {
 
 /// Where the process was before a utility command or the like.
 #[derive(Clone, Copy)]
-pub struct Before(Frame);
+pub struct Before(Scope);
 
 /// Puts back what [`enter_utility`], [`enter_planner`] or [`enter_rights_of`] changed.
 pub fn leave(before: Before) {
@@ -433,13 +433,13 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
     }
 }
 
-fn enter(query: *mut pg_sys::QueryDesc) -> Frame {
+fn enter(query: *mut pg_sys::QueryDesc) -> Scope {
     let before = CURRENT.get();
     if MET.get() {
         let query = query as usize;
         let captured = QUERIES.with_borrow(|queries| queries.get(&query).map(|known| (known.is_key_check, known.lent)));
         let (is_key_check, lent) = captured.unwrap_or((false, before.lent));
-        CURRENT.set(Frame { place: Place::Query(query), is_key_check, lent });
+        CURRENT.set(Scope { place: Place::Query(query), is_key_check, lent });
     }
     before
 }
@@ -532,9 +532,9 @@ unsafe extern "C-unwind" fn at_subtransaction(
     SAVED.with_borrow_mut(|saved| match event {
         SUBXACT_EVENT_START_SUB => saved.push((subtransaction, CURRENT.get())),
         SUBXACT_EVENT_ABORT_SUB | SUBXACT_EVENT_COMMIT_SUB => {
-            while let Some((id, frame)) = saved.pop_if(|(id, _)| *id >= subtransaction) {
+            while let Some((id, scope)) = saved.pop_if(|(id, _)| *id >= subtransaction) {
                 if id == subtransaction && event == SUBXACT_EVENT_ABORT_SUB {
-                    CURRENT.set(frame);
+                    CURRENT.set(scope);
                 }
             }
         }

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use pgrx::{pg_guard, pg_sys};
 
 use super::planner::{nodes, relations};
+use crate::ffi::catalog::oids;
 use crate::ffi::compat::table_counters;
 use crate::ffi::{plain, unguarded};
 use crate::hash::Map;
@@ -58,16 +59,15 @@ pub unsafe fn hide_of_statement(entries: *mut pg_sys::List) {
 /// # Safety
 /// As [`hide_of_statement`].
 pub unsafe fn hide_of_table(table: pg_sys::Oid) {
-    let index = |place: usize| SEEN.with_borrow(|seen| seen.get(&table.to_u32()).map(|indexes| indexes.get(place).copied()));
-    if index(0).is_none() {
+    if !SEEN.with_borrow(|seen| seen.contains_key(&table.to_u32())) {
         // SAFETY: the caller's.
         unsafe { look_at(table) };
     }
-    let mut place = 0;
-    while let Some(Some(next)) = index(place) {
+    // One by one, as nothing may be owned or borrowed while one is hidden; all are forgotten if a description changes meanwhile.
+    let index = |place: usize| SEEN.with_borrow(|seen| seen.get(&table.to_u32())?.get(place).copied());
+    for index in (0..).map_while(index) {
         // SAFETY: the caller's.
-        unsafe { hide(next.into()) };
-        place += 1;
+        unsafe { hide(index.into()) };
     }
 }
 
@@ -84,8 +84,7 @@ unsafe fn look_at(table: pg_sys::Oid) {
                 plain::RelationClose(rel);
             }
         }
-        let count = if indexes.is_null() { 0 } else { (*indexes).length as usize };
-        let numbers = (0..count).map(|place| (*(*indexes).elements.add(place)).oid_value.to_u32()).collect();
+        let numbers = oids(indexes).map(|index| index.to_u32()).collect();
         SEEN.with_borrow_mut(|seen| seen.insert(table.to_u32(), numbers));
         plain::list_free(indexes);
     }

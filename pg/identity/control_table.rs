@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::SqlError;
+use crate::ffi::catalog::oids;
 use crate::ffi::extension;
 
 /// The most columns of a control table.
@@ -108,10 +109,7 @@ impl ControlTable {
             let slot = pg_sys::MakeSingleTupleTableSlot((*self.rel).rd_att, &raw const pg_sys::TTSOpsHeapTuple);
             pg_sys::ExecStoreHeapTuple(tuple, slot, false);
             (*slot).tts_tid = (*tuple).t_self;
-            let list = pg_sys::RelationGetIndexList(self.rel);
-            let count = if list.is_null() { 0 } else { (*list).length as usize };
-            for place in 0..count {
-                let oid = (*(*list).elements.add(place)).oid_value;
+            for oid in oids(pg_sys::RelationGetIndexList(self.rel)) {
                 let index = pg_sys::index_open(oid, self.lock);
                 let info = pg_sys::BuildIndexInfo(index);
                 let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];

@@ -20,6 +20,11 @@ use crate::error::Result;
 use crate::ids::StorageId;
 use crate::store::Store;
 
+/// The segments of all storages.
+fn records(segments: &HashMap<StorageId, Segments>) -> impl Iterator<Item = &Arc<SegmentRecord>> {
+    segments.values().flat_map(|segments| segments.list.values())
+}
+
 /// The segments of a storage, by number. Tables of many users have as many.
 #[derive(Default)]
 struct Segments {
@@ -119,10 +124,12 @@ impl Cold {
 
     /// Number of segments whose files are in a place as wanted.
     fn count_places(&self, is_wanted: impl Fn(&FilePlace) -> bool) -> usize {
-        self.read_segments(|segments| {
-            let records = segments.values().flat_map(|segments| segments.list.values());
-            records.filter(|record| is_wanted(&record.place)).count()
-        })
+        self.read_segments(|segments| records(segments).filter(|record| is_wanted(&record.place)).count())
+    }
+
+    /// Whether a segment has its file in this place.
+    fn has_place(&self, place: &FilePlace) -> bool {
+        self.read_segments(|segments| records(segments).any(|record| record.place == *place))
     }
 
     /// Whether a segment with this number has its file in a place as wanted.

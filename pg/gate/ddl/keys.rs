@@ -215,13 +215,7 @@ pub unsafe fn refuse_foreign_key(constraint: &pg_sys::Constraint, table_name: &C
 unsafe fn clustered_index(table: pg_sys::Oid) -> pg_sys::Oid {
     let found = catalog::with_relation(table, |rel| {
         // SAFETY: an open relation; the list is a copy.
-        unsafe {
-            let indexes = pg_sys::RelationGetIndexList(rel);
-            let count = if indexes.is_null() { 0 } else { (*indexes).length as usize };
-            (0..count)
-                .map(|place| (*(*indexes).elements.add(place)).oid_value)
-                .find(|index| pg_sys::get_index_isclustered(*index))
-        }
+        unsafe { catalog::oids(pg_sys::RelationGetIndexList(rel)).find(|index| pg_sys::get_index_isclustered(*index)) }
     });
     found.flatten().unwrap_or(pg_sys::InvalidOid)
 }

@@ -273,7 +273,7 @@ fn announce(shared: &Shared, files: Vec<(u64, FilePlace)>) -> Result<()> {
 }
 
 fn drop_unused_file(shared: &Shared, place: &FilePlace) -> Result<()> {
-    if shared.cold.count_places(|used| used == place) > 0 {
+    if shared.cold.has_place(place) {
         return Ok(());
     }
     files::delete(shared, place)?;

@@ -83,8 +83,6 @@ fn settings(installation: &Installation, memory: &str) -> Vec<(String, String)> 
     if installation.is_extension() {
         named.push(("kalam.cache_size", memory));
         named.push(("kalam.stream_eviction_interval", "1d"));
-        // Heap keeps no account of for whom sessions act; here each turn's sessions would write one line for each user.
-        named.push(("kalam.audit_user_id", "off"));
     }
     measure::settings(&named)
 }
