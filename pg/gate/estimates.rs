@@ -25,6 +25,10 @@ pub fn init() {
     }
 }
 
+/// The fewest blocks that a user is supposed to have. A plan that is kept may run for others with far more: Postgres supposes ten pages
+/// of tables that were never vacuumed for the same reason.
+const LEAST_BLOCKS: u32 = 10;
+
 /// The share of a user table's blocks that are the user's, if the statement is planned for one user.
 ///
 /// # Safety
@@ -40,10 +44,11 @@ pub unsafe fn own_share(rel: pg_sys::Relation) -> Option<f64> {
         Access::Nothing => 0,
         Access::Partition(partition) => partition::entry(&storage, partition, &wait).or_raise().blocks,
     };
-    Some(f64::from(own) / f64::from(storage.blocks().max(own).max(1)))
+    Some((f64::from(own.max(LEAST_BLOCKS)) / f64::from(storage.blocks().max(1))).min(1.0))
 }
 
-/// Indexes have the entries of all users, of which a scan reads the user's: estimates take their size for the user's part.
+/// An index that begins with the user has the entries of all users, of which a scan reads the user's: estimates take its size for the
+/// user's part. A search of any other index meets those of all.
 #[pg_guard]
 unsafe extern "C-unwind" fn relation_info(
     root: *mut pg_sys::PlannerInfo,
@@ -56,9 +61,10 @@ unsafe extern "C-unwind" fn relation_info(
         if let Some(previous) = PREVIOUS_INFO {
             previous(root, table, parent, info);
         }
-        if parent || (*info).indexlist.is_null() || is_user_table(table).is_none() {
+        if parent || (*info).indexlist.is_null() {
             return;
         }
+        let Some((column, _)) = is_user_table(table) else { return };
         counters::hide_of_plan((*info).indexlist);
         let rel = pg_sys::RelationIdGetRelation(table);
         if rel.is_null() {
@@ -68,7 +74,9 @@ unsafe extern "C-unwind" fn relation_info(
         plain::RelationClose(rel);
         let Some(share) = share else { return };
         for index in super::planner::nodes::<pg_sys::IndexOptInfo>((*info).indexlist) {
-            (*index).pages = ((f64::from((*index).pages) * share).ceil() as u32).max(1);
+            if (*index).relam == pg_sys::BTREE_AM_OID && *(*index).indexkeys == column {
+                (*index).pages = ((f64::from((*index).pages) * share).ceil() as u32).max(1);
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::control_table::{ControlTable, Lasts};
-use super::{current_identity, outer_role_name, snowflake};
+use super::{current_identity, outer_role_text, snowflake};
 use crate::error::SqlError;
 
 /// Something that the audit log tells of.
@@ -51,15 +51,15 @@ impl<'a> Event<'a> {
     /// When the session's user is not known, and as [`ControlTable::append`].
     pub fn record(self, lasts: Lasts) -> Result<(), SqlError> {
         // Whoever's login has expired still acts, under the role.
-        let role = outer_role_name()?;
+        let role = outer_role_text()?;
         let actor = match current_identity() {
             Ok(identity) if !self.by_role => identity.name,
-            _ => role.to_string(),
+            _ => role.clone(),
         };
         let table = ControlTable::append(c"audit_log")?;
         let id = snowflake::next_id()?;
         let mut details = self.details;
-        details.insert("role".to_owned(), serde_json::Value::from(&*role));
+        details.insert("role".to_owned(), serde_json::Value::from(role));
         let details = serde_json::Value::Object(details);
         // SAFETY: reads the clock; the function of Postgres takes no argument.
         let (now, address) =

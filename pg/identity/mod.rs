@@ -41,8 +41,8 @@ pub fn define_settings() {
 }
 
 thread_local! {
-    /// The role whose name was asked for last, and that name.
-    static LAST_ROLE: RefCell<Option<(pg_sys::Oid, Rc<str>)>> = const { RefCell::new(None) };
+    /// The role that was asked for last, and the user of its name.
+    static LAST_ROLE: RefCell<Option<(pg_sys::Oid, Rc<KnownUser>)>> = const { RefCell::new(None) };
 }
 
 /// Registers the callback; once per process.
@@ -61,10 +61,7 @@ unsafe extern "C-unwind" fn forget_role(_argument: pg_sys::Datum, _cache: std::f
 /// As [`current_identity`].
 pub fn current_user() -> Result<Rc<KnownUser>, SqlError> {
     if session::has_no_login() {
-        return match session::setting() {
-            Some(user) => Ok(user),
-            None => outer_role_name().map(|name| KnownUser::of(&name)),
-        };
+        return session::setting().map_or_else(user_of_role, Ok);
     }
     Ok(KnownUser::of(&current_identity()?.name))
 }
@@ -84,35 +81,49 @@ pub fn current_identity() -> Result<Identity, SqlError> {
     if let Some(user) = session::setting() {
         return Ok(Identity { name: user.name().to_owned(), origin: Origin::Setting });
     }
-    Ok(Identity { name: outer_role_name()?.to_string(), origin: Origin::Role })
+    Ok(Identity { name: user_of_role()?.name().to_owned(), origin: Origin::Role })
 }
 
-/// The name of the session's own role.
+/// The user who has the name of the session's own role.
 ///
 /// # Errors
 /// 28000 when it was dropped.
-pub fn outer_role_name() -> Result<Rc<str>, SqlError> {
+pub fn user_of_role() -> Result<Rc<KnownUser>, SqlError> {
     // SAFETY: a value of the process.
     let role = unsafe { plain::GetOuterUserId() };
-    let known = LAST_ROLE.with_borrow(|last| last.as_ref().filter(|(known, _)| *known == role).map(|(_, name)| Rc::clone(name)));
-    if let Some(name) = known {
-        return Ok(name);
+    let known = LAST_ROLE.with_borrow(|last| last.as_ref().filter(|(known, _)| *known == role).map(|(_, user)| Rc::clone(user)));
+    if let Some(user) = known {
+        return Ok(user);
     }
-    let unknown = |detail: &str| {
-        SqlError::invalid_authorization("no user is known for this session")
-            .with_detail(detail)
-            .with_hint("Connect as another role, or log in with kalam.login().")
-    };
-    // SAFETY: the name is null, or allocated by Postgres and copied.
-    let name = unsafe {
-        let name = pg_sys::GetUserNameFromId(role, true);
-        (!name.is_null()).then(|| CStr::from_ptr(name))
-    };
-    let name = name.ok_or_else(|| unknown("The session's role does not exist any more."))?;
     // What is no text would have to be changed into one, and two roles might become the same user.
-    let name: Rc<str> = name.to_str().map_err(|_| unknown("The name of the session's role is no text in UTF-8."))?.into();
-    LAST_ROLE.set(Some((role, Rc::clone(&name))));
-    Ok(name)
+    let name = role_name(role)?.to_str().map_err(|_| unknown_user("The name of the session's role is no text in UTF-8."))?;
+    let user = KnownUser::of(name);
+    LAST_ROLE.set(Some((role, Rc::clone(&user))));
+    Ok(user)
+}
+
+/// What the audit log calls the session's own role.
+///
+/// # Errors
+/// 28000 when it was dropped.
+pub fn outer_role_text() -> Result<String, SqlError> {
+    // SAFETY: a value of the process.
+    Ok(role_name(unsafe { plain::GetOuterUserId() })?.to_string_lossy().into_owned())
+}
+
+/// A role's name; it lives as long as the statement's memory.
+fn role_name<'n>(role: pg_sys::Oid) -> Result<&'n CStr, SqlError> {
+    // SAFETY: the name is null, or allocated by Postgres.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() { Err(unknown_user("The session's role does not exist any more.")) } else { Ok(CStr::from_ptr(name)) }
+    }
+}
+
+fn unknown_user(detail: &str) -> SqlError {
+    SqlError::invalid_authorization("no user is known for this session")
+        .with_detail(detail)
+        .with_hint("Connect as another role, or log in with kalam.login().")
 }
 
 version_1!(pg_finfo_kalam_user_id);

@@ -12,8 +12,8 @@ use pgrx::{pg_guard, pg_sys};
 use super::audit::Event;
 use super::control_table::{Lasts, flush_log};
 use super::known::{KnownUser, Told};
-use super::outer_role_name;
 use super::session::{current_login, setting, statement_time};
+use super::user_of_role;
 use crate::error::{OrRaise, SqlError};
 use crate::ffi::catalog::on_change;
 use crate::ffi::{extension, plain};
@@ -88,7 +88,11 @@ fn note_user(user: &KnownUser, workers: bool) -> Result<(), SqlError> {
     let is_told = user.told.get() == told;
     // A database without the extension has no user tables. Who acts for oneself acts for nobody else, as long as the role has this name.
     // SAFETY: as above.
-    if (is_told && !workers) || told.log == 0 || unsafe { plain::RecoveryInProgress() } || *outer_role_name()? == *user.name() {
+    if (is_told && !workers)
+        || told.log == 0
+        || unsafe { plain::RecoveryInProgress() }
+        || user_of_role().is_ok_and(|role| role.name() == user.name())
+    {
         return Ok(());
     }
     // SAFETY: as above.

@@ -32,7 +32,12 @@ UPDATE own SET t = 'spoiled';
 RESET ROLE;
 SET kalam.user_id = 'somebody';
 INSERT INTO own VALUES (1, 'somebody''s');
+GRANT SET ON PARAMETER kalam.user_id TO "regress_rè";
+SET ROLE "regress_rè";
 SELECT * FROM own;
+RESET ROLE;
+SELECT subject, count(*) FROM kalam.audit_log WHERE action = 'set_user_id' GROUP BY 1;
+REVOKE SET ON PARAMETER kalam.user_id FROM "regress_rè";
 RESET kalam.user_id;
 DROP ROLE "regress_ré";
 

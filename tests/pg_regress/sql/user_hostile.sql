@@ -262,7 +262,7 @@ RESET enable_indexscan;
 RESET enable_seqscan;
 RESET enable_bitmapscan;
 CREATE FUNCTION small_estimate(query text) RETURNS boolean LANGUAGE plpgsql AS
-    $$ DECLARE j json; BEGIN EXECUTE 'EXPLAIN (FORMAT json) ' || query INTO j; RETURN (j->0->'Plan'->>'Plan Rows')::int < 1000; END $$;
+    $$ DECLARE j json; BEGIN EXECUTE 'EXPLAIN (FORMAT json) ' || query INTO j; RETURN (j->0->'Plan'->>'Plan Rows')::int < 2500; END $$;
 SELECT small_estimate('SELECT * FROM user_hostile.secret');
 
 -- The victim has lost nothing.
