@@ -1,18 +1,11 @@
 //! How long the deleted rows of a table are kept: its option `deleted_retention`.
 
-use std::cell::RefCell;
-
 use pgrx::pg_sys;
 
 use crate::options;
 
 /// What a text that says no time is taken for: rows are rather kept than lost.
 const DEFAULT: i64 = 7 * 86_400 * 1_000_000;
-
-thread_local! {
-    /// The last text that was read, and the microseconds it says.
-    static LAST: RefCell<(String, i64)> = const { RefCell::new((String::new(), 0)) };
-}
 
 /// How long the rows of a relation are kept, in microseconds; 0 for not at all.
 pub fn of(rel: pg_sys::Relation) -> i64 {
@@ -25,10 +18,5 @@ pub fn of(rel: pg_sys::Relation) -> i64 {
 }
 
 fn microseconds(text: &str) -> i64 {
-    LAST.with_borrow_mut(|last| {
-        if last.0 != text {
-            *last = (text.to_owned(), options::definition::microseconds(text).unwrap_or(DEFAULT));
-        }
-        last.1
-    })
+    options::definition::stored_microseconds(text).unwrap_or(DEFAULT)
 }

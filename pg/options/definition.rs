@@ -1,9 +1,12 @@
 //! The options there are, and the form of their values.
 
+use std::cell::RefCell;
+
 use kalamdb_engine::cache::FlushLimits;
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::error::{SqlError, catching};
+use crate::hash::Map;
 
 /// An option of tables.
 pub struct Definition {
@@ -178,6 +181,29 @@ fn quote(name: &str) -> String {
 /// Whether an option is known and does nothing yet, so that no value but none is taken.
 pub fn is_unbuilt(option: &str) -> bool {
     matches!(option, "cluster_by" | "encryption_key")
+}
+
+thread_local! {
+    /// What [`stored_microseconds`] has read.
+    static READ: RefCell<Map<Box<str>, Option<i64>>> = RefCell::default();
+}
+
+/// Texts of which a process remembers what they say.
+const READ_MAX: usize = 100;
+
+/// As [`microseconds`], for a text as options are kept, which means the same under every setting: each row of a stream asks.
+pub fn stored_microseconds(value: &str) -> Option<i64> {
+    if let Some(known) = READ.with_borrow(|read| read.get(value).copied()) {
+        return known;
+    }
+    let length = microseconds(value);
+    READ.with_borrow_mut(|read| {
+        if read.len() >= READ_MAX {
+            read.clear();
+        }
+        read.insert(value.into(), length);
+    });
+    length
 }
 
 /// The length of an interval in microseconds, a month counted as 30 days; none if the text is no interval.

@@ -93,12 +93,12 @@ impl TableOptions {
     /// How long deleted rows are kept, in microseconds; 0 for not at all.
     pub fn deleted_retention_us(&self) -> i64 {
         // Nothing is erased on account of a setting that cannot be read.
-        definition::microseconds(&self.value("deleted_retention")).unwrap_or(i64::MAX)
+        definition::stored_microseconds(&self.value("deleted_retention")).unwrap_or(i64::MAX)
     }
 
     /// How long rows of a stream live, in microseconds.
     pub fn ttl_us(&self) -> Option<i64> {
-        definition::microseconds(&self.value("ttl")).filter(|ttl| *ttl > 0)
+        definition::stored_microseconds(&self.value("ttl")).filter(|ttl| *ttl > 0)
     }
 
     /// How many bytes a stream may have.
