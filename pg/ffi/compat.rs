@@ -318,6 +318,22 @@ fn buffer_difference(before: &pg_sys::BufferUsage, after: &pg_sys::BufferUsage) 
     difference
 }
 
+/// The timeout after which Postgres looks whether a client is there still.
+pub const CLIENT_CONNECTION_CHECK_TIMEOUT: std::ffi::c_int = if cfg!(any(feature = "pg15", feature = "pg16")) { 10 } else { 11 };
+
+/// Whether the transaction has gone on for longer than it may, which ends the session.
+pub fn transaction_timed_out() -> bool {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    {
+        false
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    // SAFETY: a flag of the process.
+    unsafe {
+        pg_sys::TransactionTimeoutPending != 0
+    }
+}
+
 /// Replaces what EXPLAIN ANALYZE shows of a bitmap scan's blocks.
 ///
 /// # Safety

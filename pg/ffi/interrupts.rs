@@ -8,6 +8,7 @@ use kalamdb_engine::{Error, ErrorKind, Result};
 use pgrx::pg_sys;
 
 use crate::error::SqlError;
+use crate::ffi::{compat, plain};
 
 /// How long a backend waits for a worker that is not there before it gives up.
 const WORKER_ABSENCE_LIMIT: Duration = Duration::from_secs(10);
@@ -90,7 +91,7 @@ pub fn postmaster_is_alive() -> bool {
 
 /// Ends the process when the postmaster is gone, as every wait of Postgres does: the worker is gone then too, and nobody will
 /// end the wait. The shared memory is of no use to anybody any more.
-fn exit_without_postmaster() {
+pub fn exit_without_postmaster() {
     if !postmaster_is_alive() {
         // SAFETY: leaving runs the process' own exit callbacks.
         unsafe { pg_sys::proc_exit(1) };
@@ -104,15 +105,35 @@ fn interrupt_ends_statement() -> bool {
         if pg_sys::InterruptPending == 0 || pg_sys::InterruptHoldoffCount != 0 || pg_sys::CritSectionCount != 0 {
             return false;
         }
+        look_at_client();
         let cancelled = pg_sys::QueryCancelPending != 0 && pg_sys::QueryCancelHoldoffCount == 0;
-        cancelled || pg_sys::ProcDiePending != 0 || pg_sys::ClientConnectionLost != 0
+        cancelled || pg_sys::ProcDiePending != 0 || pg_sys::ClientConnectionLost != 0 || compat::transaction_timed_out()
+    }
+}
+
+/// Looks whether the client is there still if that is due (`client_connection_check_interval`): Postgres itself would leave the process at
+/// once.
+unsafe fn look_at_client() {
+    // SAFETY: flags of this process; the connection is there as long as the process serves a client.
+    unsafe {
+        let interval = pg_sys::client_connection_check_interval;
+        if pg_sys::CheckClientConnectionPending == 0 || interval <= 0 {
+            return;
+        }
+        if plain::pq_check_connection() {
+            pg_sys::CheckClientConnectionPending = 0;
+            plain::enable_timeout_after(compat::CLIENT_CONNECTION_CHECK_TIMEOUT, interval);
+        } else {
+            // Postgres' own look, once nothing is held, ends the session.
+            pg_sys::ClientConnectionLost = 1;
+        }
     }
 }
 
 /// Whether serving interrupts now would end the session.
 pub fn interrupt_ends_session() -> bool {
     // SAFETY: as above.
-    unsafe { pg_sys::ProcDiePending != 0 || pg_sys::ClientConnectionLost != 0 }
+    unsafe { pg_sys::ProcDiePending != 0 || pg_sys::ClientConnectionLost != 0 || compat::transaction_timed_out() }
 }
 
 /// Serves interrupts if there are any: may end the statement or the process.

@@ -19,9 +19,6 @@ unsafe extern "C-unwind" {
     pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
-    /// The position of the commit record of a transaction that is known to have committed.
-    #[link_name = "TransactionIdGetCommitLSN"]
-    pub fn commit_lsn(xid: pg_sys::TransactionId) -> pg_sys::XLogRecPtr;
     /// Whether `xid` is the current transaction or one of its live subtransactions.
     #[link_name = "TransactionIdIsCurrentTransactionId"]
     pub fn transaction_id_is_current(xid: pg_sys::TransactionId) -> bool;
@@ -34,6 +31,8 @@ unsafe extern "C-unwind" {
     pub fn disable_timeout(timeout: std::ffi::c_int, keeps_indicator: bool);
     /// The name of an index's column that is an expression; null if it has none of its own.
     pub fn FigureIndexColname(expression: *mut pg_sys::Node) -> *mut std::ffi::c_char;
+    /// Whether the client's connection is open.
+    pub fn pq_check_connection() -> bool;
     pub fn RelationClose(rel: pg_sys::Relation);
     pub fn list_free(list: *mut pg_sys::List);
     pub fn pfree(chunk: *mut std::ffi::c_void);

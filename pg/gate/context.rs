@@ -55,9 +55,11 @@ struct Scope {
     is_key_check: bool,
     /// The role with whose rights code runs here, if it is not the session's own: see [`super::lent`].
     lent: Option<pg_sys::Oid>,
+    /// A command on whole tables runs that puts back what was before: some commit in the middle and go on.
+    outlasts_commit: bool,
 }
 
-const OUTSIDE: Scope = Scope { place: Place::Session, is_key_check: false, lent: None };
+const OUTSIDE: Scope = Scope { place: Place::Session, is_key_check: false, lent: None, outlasts_commit: false };
 
 thread_local! {
     static CURRENT: Cell<Scope> = const { Cell::new(OUTSIDE) };
@@ -303,7 +305,7 @@ pub fn enter_utility(whole_tables: bool) -> Before {
     HOOKED.set(true);
     let before = CURRENT.get();
     let place = if whole_tables { Place::Maintenance } else { Place::Session };
-    CURRENT.set(Scope { place, ..before });
+    CURRENT.set(Scope { place, outlasts_commit: whole_tables, ..before });
     Before(before)
 }
 
@@ -439,7 +441,7 @@ fn enter(query: *mut pg_sys::QueryDesc) -> Scope {
         let query = query as usize;
         let captured = QUERIES.with_borrow(|queries| queries.get(&query).map(|known| (known.is_key_check, known.lent)));
         let (is_key_check, lent) = captured.unwrap_or((false, before.lent));
-        CURRENT.set(Scope { place: Place::Query(query), is_key_check, lent });
+        CURRENT.set(Scope { place: Place::Query(query), is_key_check, lent, outlasts_commit: false });
     }
     before
 }
@@ -515,7 +517,9 @@ unsafe fn refuses_one_query(tables: *mut pg_sys::List, raises: bool) -> bool {
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::*;
     if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE | XACT_EVENT_PARALLEL_ABORT) {
-        CURRENT.set(OUTSIDE);
+        if !(event == XACT_EVENT_COMMIT && CURRENT.get().outlasts_commit) {
+            CURRENT.set(OUTSIDE);
+        }
         LOADED_IN_CHECK.set(false);
         SAVED.with_borrow_mut(Vec::clear);
         QUERIES.with_borrow_mut(Map::clear);

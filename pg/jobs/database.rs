@@ -10,7 +10,7 @@ use kalamdb_engine::cache::{Wait, futex};
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::process;
-use crate::error::OrRaise;
+use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::catalog;
 use crate::ffi::interrupts::BackendWait;
 use crate::ffi::utility::{Statement, elements};
@@ -34,9 +34,33 @@ pub unsafe fn watch(statement: Statement) {
         {
             return statement.run();
         }
+        refuse_move(statement.node());
         let cleared = clear(statement.node());
         statement.run();
         release(cleared, tag == NodeTag::T_DropdbStmt);
+    }
+}
+
+/// Refuses to move a database with tables of ours to another tablespace: what the engine has of them is kept under the tablespace, too.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn refuse_move(node: *mut pg_sys::Node) {
+    // SAFETY: the tag says what the node is; its strings live as long as it does; looks into the catalog.
+    let (name, database) = unsafe {
+        if (*node).type_ != NodeTag::T_AlterDatabaseStmt || to_be_alone_in(node).is_null() {
+            return;
+        }
+        let name = to_be_alone_in(node);
+        (catalog::text_of(name), pg_sys::get_database_oid(name, true).to_u32())
+    };
+    // Before there are tables of ours, nobody has made the cache.
+    let has_tables =
+        attached_cache().is_some_and(|cache| cache.storages().in_use().any(|descriptor| descriptor.file().database == database));
+    if has_tables {
+        raise(
+            SqlError::unsupported(format!("database \"{name}\" has tables of KalamDB and cannot be moved to another tablespace"))
+                .with_detail("What the engine keeps of a table it finds by the tablespace that the table is in.")
+                .with_hint("Move single tables with ALTER TABLE ... SET TABLESPACE, or dump the database and restore it into another one."),
+        );
     }
 }
 

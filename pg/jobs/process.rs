@@ -64,6 +64,8 @@ unsafe extern "C-unwind" fn on_terminate(_signal: c_int) {
     unsafe {
         pg_sys::QueryCancelPending = 1;
         pg_sys::InterruptPending = 1;
+        // A wait for a lock ends only if it is woken.
+        pg_sys::SetLatch(pg_sys::MyLatch);
     }
 }
 

@@ -347,7 +347,7 @@ pub unsafe extern "C-unwind" fn multi_insert(
             }
             done += tids.len();
         }
-        unguarded::pgstat_count_heap_insert(rel, rows.len() as pg_sys::PgStat_Counter);
+        pg_sys::pgstat_count_heap_insert(rel, rows.len() as pg_sys::PgStat_Counter);
         count_rows(&storage, rows.len() as u64);
     }
 }

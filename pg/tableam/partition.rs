@@ -8,7 +8,7 @@
 
 use std::cell::RefCell;
 
-use kalamdb_engine::cache::{LatchedPage, Wait};
+use kalamdb_engine::cache::{LatchedPage, Pin, Wait};
 use kalamdb_engine::ids::{PageKey, PageNumber};
 use kalamdb_engine::log::RecordBuilder;
 use kalamdb_engine::page::{CHAIN_FANOUT, ChainEntry, PAGE_SIZE, PARTITION_FANOUT, Page, PageKind, PageMut, PartitionEntry};
@@ -141,6 +141,8 @@ pub fn find_or_create(storage: &Storage, name: &[u8], wait: &dyn Wait) -> Result
         if let Some(partition) = found {
             return Ok(partition);
         }
+        // Whatever is changed is pinned before a latch is taken: others wait for the latch, and must not wait for the store.
+        let counter = storage.cache.read(storage.page(PageNumber::partitions(0)), wait)?;
         let mut leaf = storage.cache.read(node.key(storage), wait)?.into_exclusive(wait)?;
         if leaf.page().users_are_split() {
             continue;
@@ -150,9 +152,10 @@ pub fn find_or_create(storage: &Storage, name: &[u8], wait: &dyn Wait) -> Result
         }
         let is_crowded = node.depth < DEPTH_MAX && is_crowded(leaf.page());
         if !is_crowded && leaf.page().has_room_for_user(name) {
-            return create(storage, &mut leaf, name, wait);
+            return create(storage, &mut leaf, &mut counter.into_exclusive(wait)?, name);
         }
-        split(storage, node, &mut leaf, wait)?;
+        drop(leaf);
+        split(storage, node, wait)?;
     }
 }
 
@@ -169,14 +172,13 @@ fn make(page: &mut PageMut<'_>, record: &mut RecordBuilder, kind: PageKind) {
     }
 }
 
-fn create(storage: &Storage, leaf: &mut LatchedPage, name: &[u8], wait: &dyn Wait) -> Result<u32> {
-    let first = storage.page(PageNumber::partitions(0));
-    let mut counter = storage.cache.read(first, wait)?.into_exclusive(wait)?;
+/// Gives a user a number; `counter` is the page with the numbers given out.
+fn create(storage: &Storage, leaf: &mut LatchedPage, counter: &mut LatchedPage, name: &[u8]) -> Result<u32> {
     let given_out = counter.page().partition_entry(0).blocks;
     let partition = given_out.checked_add(1).ok_or_else(|| too_many_users(storage))?;
     change_two_pages(
         leaf,
-        &mut counter,
+        counter,
         |page, record| {
             make(page, record, PageKind::Users);
             page.add_user(partition, name);
@@ -202,9 +204,15 @@ fn too_many_users(storage: &Storage) -> Error {
 /// Moves the entries of a crowded node to its children.
 ///
 /// The children are complete before the node says that they count; after a crash in between they are made again.
-fn split(storage: &Storage, node: Node, leaf: &mut LatchedPage, wait: &dyn Wait) -> Result<()> {
+fn split(storage: &Storage, node: Node, wait: &dyn Wait) -> Result<()> {
     if node.depth >= DEPTH_MAX {
         return Err(too_many_users(storage));
+    }
+    let child = |branch: u64| Node { number: node.number << 4 | branch, depth: node.depth + 1 };
+    let pins: Vec<Pin> = (0..16).map(|branch| storage.cache.read(child(branch).key(storage), wait)).collect::<Result<_>>()?;
+    let mut leaf = storage.cache.read(node.key(storage), wait)?.into_exclusive(wait)?;
+    if leaf.page().users_are_split() {
+        return Ok(());
     }
     let mut children: Vec<Option<Box<[u8; PAGE_SIZE]>>> = vec![None; 16];
     for (partition, name) in leaf.page().users() {
@@ -216,18 +224,17 @@ fn split(storage: &Storage, node: Node, leaf: &mut LatchedPage, wait: &dyn Wait)
         PageMut::new(&mut child[..]).add_user(partition, name);
     }
     let mut image = Vec::new();
-    for (branch, bytes) in children.iter().enumerate() {
+    for (bytes, pin) in children.iter().zip(pins) {
         let Some(bytes) = bytes else { continue };
-        let child = Node { number: node.number << 4 | branch as u64, depth: node.depth + 1 };
         image.clear();
         Page::new(&bytes[..]).to_compact(&mut image);
-        let mut page = storage.cache.read(child.key(storage), wait)?.into_exclusive(wait)?;
+        let mut page = pin.into_exclusive(wait)?;
         change_page(&mut page, |page, record| {
             page.from_compact(&image).expect("the page was made by the page's own functions");
             record.image(&image);
         });
     }
-    change_page(leaf, |page, record| {
+    change_page(&mut leaf, |page, record| {
         page.split_users();
         record.split_users();
     });
@@ -307,7 +314,7 @@ pub fn walk(storage: &Storage, partition: u32, from: u32, wait: &dyn Wait, visit
         while next != 0 && (next - 1) / CHAIN_FANOUT == number {
             let block = next - 1;
             let entry = guard.page().chain_entry(block % CHAIN_FANOUT);
-            // A block that comes later in the chain was given out earlier or at the same time; equal ones would be a circle.
+            // Equal ones would be a circle.
             if entry.partition != partition || entry.before == next {
                 return Err(Error::corrupt(format!("block {block} is not where the list of its user's blocks has it")));
             }
@@ -387,10 +394,15 @@ pub fn extend(storage: &Storage, partition: u32, wait: &dyn Wait) -> Result<Latc
 /// As [`extend`].
 pub fn add_block(storage: &Storage, partition: u32, wait: &dyn Wait) -> Result<u32> {
     let (number, index) = (partition / PARTITION_FANOUT, partition % PARTITION_FANOUT);
-    let mut partitions = storage.cache.read(storage.page(PageNumber::partitions(number)), wait)?.into_exclusive(wait)?;
+    let read_chains = |chain: u32| storage.cache.read(storage.page(PageNumber::chains(chain)), wait);
+    // Both pages are pinned before one is latched, and the likely one before there is a block that would be nobody's if that fails.
+    let partitions = storage.cache.read(storage.page(PageNumber::partitions(number)), wait)?;
+    let likely = storage.blocks() / CHAIN_FANOUT;
+    let likely_chains = read_chains(likely)?;
     let block = next_block(storage)?;
     let (chain, place) = (block / CHAIN_FANOUT, block % CHAIN_FANOUT);
-    let mut chains = storage.cache.read(storage.page(PageNumber::chains(chain)), wait)?.into_exclusive(wait)?;
+    let chains = if chain == likely { likely_chains } else { read_chains(chain)? };
+    let (mut partitions, mut chains) = (partitions.into_exclusive(wait)?, chains.into_exclusive(wait)?);
     let old = partitions.page().partition_entry(index);
     change_two_pages(
         &mut partitions,

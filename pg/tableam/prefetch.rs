@@ -1,7 +1,7 @@
 //! Keeps the executor from prefetching blocks of our tables through their empty files.
 //!
-//! A bitmap scan prefetches through the relation's main fork, which has no blocks: at best that is wasted, and from block
-//! 131,072 on it fails, as that block would lie in another file segment.
+//! A bitmap scan prefetches through the relation's main fork, which has holes for blocks: at best that is wasted, and where the fork is
+//! shorter than the table it fails.
 
 use pgrx::pg_sys;
 

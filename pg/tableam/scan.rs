@@ -436,8 +436,9 @@ impl Scan {
     }
 
     fn read_ahead(&self, next: u32) {
-        let from = if next == self.first + 1 { next + 1 } else { next + READ_AHEAD };
-        for place in from..=(next + READ_AHEAD).min(self.end.saturating_sub(1)) {
+        let last = next.saturating_add(READ_AHEAD);
+        let from = if next == self.first + 1 { next + 1 } else { last };
+        for place in from..=last.min(self.end.saturating_sub(1)) {
             self.storage.cache.prefetch(self.storage.block(self.block_at(place)));
         }
     }

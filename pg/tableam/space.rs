@@ -235,11 +235,12 @@ fn shared_page_with_room(storage: &Storage, wanted: Wanted, wait: &dyn Wait) -> 
 /// # Errors
 /// `LimitExceeded` when the table has all the blocks it can have.
 pub fn next_block(storage: &Storage) -> Result<u32> {
-    let block = storage.descriptor.blocks.fetch_add(1, Ordering::AcqRel);
-    if block >= LAST_BLOCK {
-        storage.descriptor.blocks.store(LAST_BLOCK, Ordering::Release);
-        return Err(Error::new(ErrorKind::LimitExceeded, "cannot extend the table beyond 4294967294 blocks"));
-    }
+    let next = |blocks: u32| (blocks < LAST_BLOCK).then(|| blocks + 1);
+    let block = storage
+        .descriptor
+        .blocks
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
+        .map_err(|_| Error::new(ErrorKind::LimitExceeded, "cannot extend the table beyond 4294967294 blocks"))?;
     main_fork::grown(storage.descriptor, block + 1);
     Ok(block)
 }

@@ -90,9 +90,9 @@ impl TransactionStatus for PostgresStatus {
 
     fn may_hint_committed(&self, xid: Xid, page_lsn: Lsn) -> bool {
         // An asynchronously committed transaction must not look committed on a page that could reach the store first.
-        // SAFETY: both read shared counters and never raise.
+        // SAFETY: an error of the commit log's files unwinds through the guard; the other reads a shared counter.
         unsafe {
-            let commit = plain::commit_lsn(narrow(xid));
+            let commit = pg_sys::TransactionIdGetCommitLSN(narrow(xid));
             !(plain::log_needs_flush(commit) && page_lsn.0 < commit)
         }
     }

@@ -90,8 +90,8 @@ impl Storage {
                         file.relnumber, file.database
                     ))
                     .with_hint(
-                        "The table was copied by CREATE DATABASE ... TEMPLATE, or the engine's directory was lost or replaced; \
-                         restore the table from a backup.",
+                        "The table was copied by CREATE DATABASE ... TEMPLATE, or the engine's directory was lost or replaced: restore the \
+                         table from a backup. If ALTER DATABASE ... SET TABLESPACE has moved the database, move it back.",
                     ),
             );
         };

@@ -148,6 +148,7 @@ fn replay(cache: &'static Cache, engine: &mut Engine, end: Lsn) -> Result<bool, 
             return Ok(false);
         }
         check_for_interrupts();
+        super::serve::leave_with_postmaster();
         more = signals::with_all_blocked(|| replay_batch(cache, engine, &mut reader, end, &mut records))?;
     }
     if records > 0 {

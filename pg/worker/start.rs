@@ -13,7 +13,7 @@ use kalamdb_engine::{Error, ErrorKind};
 use pgrx::pg_sys;
 
 use crate::error::SqlError;
-use crate::ffi::interrupts::check_for_interrupts;
+use crate::ffi::interrupts::{check_for_interrupts, exit_without_postmaster};
 use crate::shmem::{self, AddinLock};
 
 /// Seconds after which the postmaster starts a worker again that left with an error.
@@ -121,6 +121,7 @@ pub fn wait_until_ready(cache: &Cache) -> Result<(), SqlError> {
             WorkerState::Starting | WorkerState::Recovering | WorkerState::Stopping => {}
         }
         check_for_interrupts();
+        exit_without_postmaster();
         futex::wait(&header.state_changed, seen);
     }
 }

@@ -168,6 +168,12 @@ impl Frame {
         self.state.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Adds a pin if the frame has a page whose content is not there yet; true when it has.
+    pub(super) fn pin_unfinished(&self) -> bool {
+        let unfinished = |state: u64| (state & TAGGED != 0 && state & (LOADING | REPLAYED) != 0).then_some(state + 1);
+        self.state.fetch_update(Ordering::Acquire, Ordering::Acquire, unfinished).is_ok()
+    }
+
     /// Lets the frame be evicted before others, as after a pass of a scan.
     pub(super) fn cool(&self) {
         self.state.fetch_and(!USAGE, Ordering::Relaxed);

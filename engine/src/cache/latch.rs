@@ -83,7 +83,9 @@ impl Latch {
         {
             return Ok(());
         }
-        self.lock_shared_slow(wait).inspect_err(|_| after_release())
+        // A wait serves interrupts, as nothing is held yet.
+        after_release();
+        self.lock_shared_slow(wait).inspect(|()| before_acquire())
     }
 
     #[cold]
@@ -116,7 +118,8 @@ impl Latch {
         if self.0.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return Ok(());
         }
-        self.lock_exclusive_slow(wait).inspect_err(|_| after_release())
+        after_release();
+        self.lock_exclusive_slow(wait).inspect(|()| before_acquire())
     }
 
     #[cold]

@@ -255,15 +255,22 @@ impl Cache {
         let frame = self.frame(claimed);
         let latch = self.partition_latch(hash);
         let _ = latch.lock_exclusive(&WaitForever);
-        if let Some(number) = self.find_latched(key, hash) {
-            let pinned = self.frame(number).pin(key);
-            if pinned {
+        while let Some(number) = self.find_latched(key, hash) {
+            let found = self.frame(number);
+            if found.pin(key) {
                 latch.unlock_exclusive();
                 frame.state.store(0, Ordering::Release);
                 return Tagged::Present(number);
             }
-            // The frame with this tag is claimed by an evictor that waits for this partition to unlink it: unlink it here.
-            self.unlink(number, hash);
+            if !found.is_dirty() {
+                // The frame with this tag is claimed by an evictor that waits for this partition to unlink it: unlink it here.
+                self.unlink(number, hash);
+                break;
+            }
+            // A changed page is claimed by `discard`, which is about to drop it or to leave it alone: its change is nobody else's to drop.
+            latch.unlock_exclusive();
+            std::thread::yield_now();
+            let _ = latch.lock_exclusive(&WaitForever);
         }
         frame.set_key(key);
         frame.failure.store(0, Ordering::Relaxed);

@@ -47,7 +47,9 @@ impl Cache {
             }
             if lost(frame.key()) {
                 frame.failure.store(LoadFailure::Corrupt as u32, Ordering::Release);
-                self.give_up(number as u32);
+                if frame.pin_unfinished() {
+                    self.give_up(number as u32);
+                }
                 continue;
             }
             frame.state.fetch_or(VALID, Ordering::Release);
@@ -75,10 +77,9 @@ impl Cache {
         }
     }
 
-    /// Gives up a page whose content nobody may see: its waiters ask again or get its failure.
+    /// Gives up a page whose content nobody may see, and the caller's pin on it: its waiters ask again or get its failure.
     pub(super) fn give_up(&self, number: u32) {
         let frame = self.frame(number);
-        frame.add_pin();
         if frame.state.fetch_and(!(DIRTY | REPLAYED), Ordering::SeqCst) & DIRTY != 0 {
             self.count_clean(frame);
         }

@@ -43,6 +43,7 @@ pub enum RequestClass {
 #[repr(C, align(64))]
 struct Slot {
     state: AtomicU32,
+    /// The process whose slot it is; 0 for nobody's.
     owner: AtomicU32,
     class: AtomicU32,
     length: AtomicU32,
@@ -87,20 +88,25 @@ pub(super) struct RequestBoard {
 impl RequestBoard {
     /// Frees all slots: only while nobody uses them.
     pub(super) fn format(&self) {
-        self.slots.iter().for_each(|slot| slot.state.store(FREE, Ordering::Relaxed));
+        for slot in &self.slots {
+            slot.state.store(FREE, Ordering::Relaxed);
+            slot.owner.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Takes a free slot, or one whose owner is dead.
     fn claim(&self) -> Option<&Slot> {
         let me = std::process::id();
-        let taken = self.slots.iter().find(|slot| slot.change(FREE, TAKEN)).or_else(|| {
+        // Whose slot it is, is decided by the owner's word: the state may be the one that the last owner left.
+        let take = |slot: &Slot, owner| slot.owner.compare_exchange(owner, me, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let free = self.slots.iter().find(|slot| slot.state.load(Ordering::Acquire) == FREE && take(slot, 0));
+        let taken = free.or_else(|| {
             self.slots.iter().find(|slot| {
-                let state = slot.state.load(Ordering::Acquire);
-                let owner = slot.owner.load(Ordering::Relaxed);
-                (state == TAKEN || state == ANSWERED) && is_dead(owner) && slot.change(state, TAKEN)
+                let (state, owner) = (slot.state.load(Ordering::Acquire), slot.owner.load(Ordering::Acquire));
+                [FREE, TAKEN, ANSWERED].contains(&state) && is_dead(owner) && take(slot, owner)
             })
         })?;
-        taken.owner.store(me, Ordering::Relaxed);
+        taken.state.store(TAKEN, Ordering::Release);
         Some(taken)
     }
 
@@ -137,6 +143,8 @@ impl Drop for Asking<'_> {
                 break;
             }
         }
+        // From here on somebody else may take it, once it is free.
+        self.slot.owner.store(0, Ordering::Release);
         raise(&self.board.freed);
     }
 }

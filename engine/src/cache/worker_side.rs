@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::frame::{DIRTY, LOADING, REPLAYED, TAGGED, VALID};
+use super::frame::{DIRTY, LOADING, TAGGED, VALID};
 use super::header::raise;
 use super::latch::WaitForever;
 use super::memory::Extent;
@@ -220,8 +220,7 @@ impl Cache {
         let generation = header.generation.fetch_add(1, Ordering::SeqCst) + 1;
         while self.load_queue().pop().is_some() {}
         for number in 0..self.region.layout.frames {
-            let state = self.frame(number).state.load(Ordering::Acquire);
-            if state & TAGGED != 0 && state & (LOADING | REPLAYED) != 0 {
+            if self.frame(number).pin_unfinished() {
                 self.give_up(number);
             }
         }

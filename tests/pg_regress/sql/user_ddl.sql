@@ -120,6 +120,28 @@ END $$;
 SELECT make_named('heap') = make_named('kalam_user') AS same, cardinality(make_named('kalam_user'));
 DROP EXTENSION btree_gist;
 
+-- Commands that commit in the middle go on as they began, for an owner who may not see the rows of others too.
+CREATE ROLE regress_ddl_owner;
+CREATE TABLE midway (id int PRIMARY KEY, v int);
+INSERT INTO midway SELECT i, i FROM generate_series(1, 100) i;
+ALTER TABLE midway OWNER TO regress_ddl_owner;
+GRANT ALL ON SCHEMA user_ddl TO regress_ddl_owner;
+RESET kalam.user_id;
+SET ROLE regress_ddl_owner;
+SET row_security = off;
+CREATE INDEX CONCURRENTLY midway_v ON midway (v);
+REINDEX INDEX CONCURRENTLY midway_v;
+REINDEX TABLE CONCURRENTLY midway;
+VACUUM midway;
+SELECT count(*) FROM midway;
+RESET row_security;
+SELECT count(*) FROM midway;
+RESET ROLE;
+SELECT indexrelid::regclass, indisvalid FROM pg_index WHERE indrelid = 'midway'::regclass ORDER BY 1;
+DROP TABLE midway;
+REVOKE ALL ON SCHEMA user_ddl FROM regress_ddl_owner;
+DROP ROLE regress_ddl_owner;
+
 -- Refused.
 \set VERBOSITY terse
 ALTER TABLE room DROP COLUMN _user_id;

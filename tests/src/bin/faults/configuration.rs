@@ -68,6 +68,21 @@ pub fn unknown_options(installation: &Installation) -> Result<Outcome> {
     Ok(Outcome::Passed(format!("{} statements refused", refused.len())))
 }
 
+/// Moving a database with tables to another tablespace is refused; moving one without any is not.
+pub fn database_moved(installation: &Installation) -> Result<Outcome> {
+    let bed = Bed::started(installation, "database_moved", &[])?;
+    bed.create_table(&mut bed.connect()?, "t")?;
+    let mut administrator = bed.cluster.connect("postgres")?;
+    administrator.batch_execute("SET allow_in_place_tablespaces = on")?;
+    administrator.batch_execute("CREATE TABLESPACE elsewhere LOCATION ''")?;
+    let statement = format!("ALTER DATABASE {DATABASE} SET TABLESPACE elsewhere");
+    refused(&mut administrator, &statement, "0A000", &[DATABASE, "dump"])?;
+    bed.check_table(&mut bed.connect()?, "t")?;
+    administrator.batch_execute("CREATE DATABASE empty")?;
+    administrator.batch_execute("ALTER DATABASE empty SET TABLESPACE elsewhere")?;
+    Ok(Outcome::Passed("0A000 with tables, done without".into()))
+}
+
 /// The engine knows nothing of tables whose files Postgres copied; they must not look empty.
 pub fn template_copy(installation: &Installation) -> Result<Outcome> {
     let mut bed = Bed::started(installation, "template", &[])?;

@@ -11,6 +11,7 @@ mod jobs;
 mod link;
 mod segments;
 mod store;
+mod waits;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -38,7 +39,7 @@ pub enum Outcome {
 type Fault = fn(&Installation) -> Result<Outcome>;
 
 /// The longest first.
-const FAULTS: [(&str, Fault); 21] = [
+const FAULTS: [(&str, Fault); 24] = [
     ("store_full", disk::store_full),
     ("disk_full", disk::disk_full),
     ("bucket_unreachable", bucket::unreachable),
@@ -54,6 +55,9 @@ const FAULTS: [(&str, Fault); 21] = [
     ("job_server_stopped", jobs::job_server_stopped),
     ("job_database_dropped", jobs::job_database_dropped),
     ("template_copy", configuration::template_copy),
+    ("database_moved", configuration::database_moved),
+    ("client_lost", waits::client_lost),
+    ("new_users_wait", waits::new_users_wait),
     ("all_slots_in_use", configuration::all_slots_in_use),
     ("missing_store", store::missing),
     ("corrupt_page", store::corrupt_page),
