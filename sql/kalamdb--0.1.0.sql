@@ -314,9 +314,10 @@ CREATE TABLE kalam.storage_secrets (
 ) USING heap;
 COMMENT ON TABLE kalam.storage_secrets IS 'credentials of storages, for the library itself only';
 
+-- No foreign key: a parallel restore may bring this table before the other. Only the functions below change both.
 CREATE TABLE kalam.user_storages (
     user_name text COLLATE "C" PRIMARY KEY,
-    storage text COLLATE "C" NOT NULL REFERENCES kalam.storage_catalog
+    storage text COLLATE "C" NOT NULL
 ) USING heap;
 COMMENT ON TABLE kalam.user_storages IS 'users whose cold rows go to a storage of their own; changed by kalam.set_user_storage()';
 SELECT pg_catalog.pg_extension_config_dump('kalam.user_storages', '');

@@ -58,6 +58,10 @@ fn change_access(relation: pg_sys::Oid, level: &str) -> Result<(), SqlError> {
                 .with_hint("Let a superuser call kalam.install_roles()."));
         }
     }
+    if relation == pg_sys::InvalidOid {
+        return Err(SqlError::undefined_object("no table is named")
+            .with_hint("Name a table, as in kalam.set_access_level('app.rooms', 'public')."));
+    }
     let name = own_shared_table(relation)?;
     let mut statements = format!("REVOKE ALL ON TABLE {name} FROM PUBLIC, kalam_user, kalam_service, kalam_dba;");
     for (rights, role) in grants {

@@ -118,7 +118,7 @@ fn send_user(user: &str, storage: Option<&str>) -> Result<(), SqlError> {
     match storage {
         None => execute("DELETE FROM kalam.user_storages WHERE user_name = $1", &[user.into()])?,
         Some(storage) => {
-            storages::require(storage)?;
+            storages::require_and_keep(storage)?;
             execute(
                 "INSERT INTO kalam.user_storages (user_name, storage) VALUES ($1, $2) \
                  ON CONFLICT (user_name) DO UPDATE SET storage = EXCLUDED.storage",

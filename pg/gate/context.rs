@@ -148,6 +148,11 @@ pub fn user() -> Result<User, SqlError> {
     }
 }
 
+/// Whether the running statement acts for everybody, as the restore of a dump does.
+pub fn acts_for_everybody() -> bool {
+    matches!(user(), Ok(User::All))
+}
+
 /// For whom a query was started, by the address of its descriptor, if that was noted.
 fn captured_user(query: usize) -> Option<Result<User, SqlError>> {
     QUERIES.with_borrow(|queries| queries.get(&query).map(|captured| captured.user.clone()))

@@ -22,7 +22,7 @@ use kalamdb_engine::ids::Tid;
 use kalamdb_engine::page::{PREFIX, Version};
 use pgrx::pg_sys;
 
-use crate::tableam::values;
+use crate::tableam::{stream, values};
 
 /// Longer rows are not kept: their copy would have to stand in the session's memory as a whole.
 const ROW_MAX: usize = 64 << 20;
@@ -53,10 +53,17 @@ pub fn has_pending(relation: pg_sys::Oid) -> bool {
     found
 }
 
+/// Number of the rows of an entry of `kalam.deleted_rows`; of a damaged one, that of none.
+pub fn count_rows(rows: &[u8]) -> u64 {
+    entry::rows_of(rows).map_or(0, |rows| rows.len() as u64)
+}
+
 /// Whether a deletion in this table keeps the old row.
 #[inline]
 pub fn keeps(rel: pg_sys::Relation) -> bool {
     !SUSPENDED.load(Ordering::Relaxed)
+        // A deleted event would outlive those that are not.
+        && !stream::is_stream(rel)
         && retention::of(rel) > 0
         // SAFETY: an open relation has a pg_class row.
         && unsafe {

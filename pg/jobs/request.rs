@@ -14,6 +14,7 @@ use crate::ffi::catalog::{self, RelationInfo};
 use crate::ffi::compat;
 use crate::ffi::interrupts::BackendWait;
 use crate::ffi::plain;
+use crate::identity::account::{Rank, current_rank};
 use crate::shmem::engine_cache;
 use crate::tableam::storage::relation_name;
 use crate::tableam::{self, stream};
@@ -168,10 +169,10 @@ fn require_own_table(kind: Kind, relation: pg_sys::Oid) -> RelationInfo {
         raise_error(SqlError::undefined_object(format!("relation with OID {} does not exist", relation.to_u32())));
     };
     catalog::with_relation(relation, tableam::require_table);
-    if !catalog::is_owner_of(relation) {
+    if !catalog::is_owner_of(relation) && !current_rank().is_ok_and(|(_, rank)| rank >= Rank::Service) {
         raise_error(
             SqlError::insufficient_privilege(format!("must be owner of table {}", info.name))
-                .with_hint("Jobs on a table are for its owner and for superusers."),
+                .with_hint("Jobs on a table are for its owner, for the roles kalam_service and kalam_dba, and for superusers."),
         );
     }
     let unusable = catalog::with_relation(relation, |rel| unflushable(kind, rel)).flatten();

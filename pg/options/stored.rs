@@ -18,6 +18,7 @@ use crate::shmem::known_cache;
 use crate::storages;
 use crate::tableam;
 use crate::tableam::storage::Storage;
+use crate::tableam::stream;
 
 /// Columns of `kalam.table_options`.
 const RELATION: i16 = 1;
@@ -167,6 +168,23 @@ pub fn require_settable(relation: pg_sys::Oid) {
 
 /// Raises an error if a value names a column that the table does not have, or a storage that the database does not have.
 fn check_for_table(relation: pg_sys::Oid, option: &str, value: &str) {
+    let is_stream = catalog::with_relation(relation, stream::is_stream).unwrap_or(false);
+    // All keys would do for both.
+    let is_valid = |option: &str| option == "encryption_key" || matches!(option, "ttl" | "max_bytes") == is_stream;
+    if !is_valid(option) {
+        let valid: Vec<_> =
+            definition::DEFINITIONS.iter().map(|definition| definition.name).filter(|name| is_valid(name)).collect();
+        let (kind, hint) = if is_stream {
+            ("a stream table", "Rows of a stream never become cold, and deleted ones are not kept.")
+        } else {
+            ("a table that is no stream", "Rows vanish by themselves in tables of the access method kalam_stream.")
+        };
+        raise(
+            SqlError::invalid_parameter(format!("option \"{option}\" has no meaning for {kind}"))
+                .with_detail(format!("Valid options are {}.", valid.join(", ")))
+                .with_hint(hint),
+        );
+    }
     match option {
         "storage" => {
             storages::require_and_keep(value).or_raise();

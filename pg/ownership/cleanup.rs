@@ -289,17 +289,14 @@ fn look_at_tables(work: &mut Work) -> Result<(), SqlError> {
 }
 
 fn erase_kept_before(erasure: &Erasure) -> i64 {
-    query_one(
-        "WITH gone AS (
-             DELETE FROM kalam.deleted_rows d USING kalam.user_erasure e
-             WHERE e.id = $1::bigint AND d.user_id = pg_catalog.convert_to(e.user_name, pg_catalog.getdatabaseencoding())
-                 AND (d.deleted_at <= e.requested_at OR d.xid < $2::xid8)
-             RETURNING 1
-         ) SELECT pg_catalog.count(*)::text FROM gone",
-        &[Some(&erasure.id), Some(&erasure.before.to_string())],
-    )
-    .and_then(|count| count.parse().ok())
-    .unwrap_or(0)
+    let erased = erase::count_erased(
+        "DELETE FROM kalam.deleted_rows d USING kalam.user_erasure e
+         WHERE e.id = $1::bigint AND d.user_id = pg_catalog.convert_to(e.user_name, pg_catalog.getdatabaseencoding())
+             AND (d.deleted_at <= e.requested_at OR d.xid < $2::xid8)
+         RETURNING d.rows",
+        &[erasure.id.as_str().into(), erasure.before.to_string().as_str().into()],
+    );
+    erased as i64
 }
 
 /// Where a segment is: its storage, and its path below that.

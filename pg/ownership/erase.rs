@@ -1,12 +1,13 @@
 //! Erasing a user: every row in every user table, those that are kept after a deletion, and the account, in one transaction. What
 //! is left on disk then is for the job `UC`.
 
+use pgrx::datum::DatumWithOid;
 use pgrx::spi::Spi;
 use pgrx::{PgXactCallbackEvent, pg_sys, register_xact_callback};
 use serde_json::{Map, Value};
 
 use super::{failed, user_tables_of};
-use crate::error::SqlError;
+use crate::error::{OrRaise, SqlError};
 use crate::ffi::catalog;
 use crate::ffi::sql::{query, query_one};
 use crate::history;
@@ -116,15 +117,23 @@ fn delete_rows(user: &str, table: &str) -> Result<(i64, i64), pgrx::spi::Error> 
     Ok((gone.unwrap_or(0), left.unwrap_or(0)))
 }
 
-/// Erases entries with deleted rows of a user; returns how many. Each has the rows of one transaction.
+/// Erases the deleted rows of a user that are kept; returns how many they were.
 pub fn erase_kept(user: &str) -> u64 {
-    query_one(
-        "WITH gone AS (
-             DELETE FROM kalam.deleted_rows
-             WHERE user_id = pg_catalog.convert_to($1, pg_catalog.getdatabaseencoding()) RETURNING 1
-         ) SELECT pg_catalog.count(*)::text FROM gone",
-        &[Some(user)],
+    count_erased(
+        "DELETE FROM kalam.deleted_rows
+         WHERE user_id = pg_catalog.convert_to($1, pg_catalog.getdatabaseencoding()) RETURNING rows",
+        &[user.into()],
     )
-    .and_then(|count| count.parse().ok())
-    .unwrap_or(0)
+}
+
+/// Runs a statement that deletes entries with deleted rows and returns their rows; the number of those.
+pub fn count_erased(delete: &str, arguments: &[DatumWithOid<'_>]) -> u64 {
+    let count = Spi::connect_mut(|client| {
+        let mut count = 0;
+        for row in client.update(delete, None, arguments)? {
+            count += row.get::<&[u8]>(1)?.map_or(0, history::count_rows);
+        }
+        Ok::<u64, pgrx::spi::Error>(count)
+    });
+    count.map_err(SqlError::from_spi).or_raise()
 }

@@ -185,6 +185,8 @@ unsafe fn prepare_command(command: &mut pg_sys::AlterTableCmd, table: pg_sys::Oi
         let about_user = is_own && name_of(command.name) == USER_COLUMN;
         match command.subtype {
             AT_ColumnDefault if about_user && trees::is_partitioned_table(table) => {}
+            // What a dump says of a table that inherits the column.
+            AT_ColumnDefault if about_user && pg_sys::equal(command.def.cast(), default_of_user().cast()) => {}
             AT_DropColumn | AT_AlterColumnType | AT_DropNotNull | AT_ColumnDefault | AT_DropIdentity if about_user => {
                 raise(
                     unsupported("column \"_user_id\" of a user table cannot be changed or dropped")

@@ -28,6 +28,13 @@ pub unsafe fn prepare(create: &mut pg_sys::CreateTableAsStmt) {
                     .with_hint("Name another access method with USING, as heap or kalam_shared."),
             );
         }
+        if name_of((*create.into).accessMethod) == c"kalam_stream" && !(*create.into).skipData {
+            raise(
+                unsupported("CREATE TABLE AS cannot fill a stream table")
+                    .with_detail("Its rows would be there before the option \"ttl\" says how long they live.")
+                    .with_hint("Add WITH NO DATA, or use CREATE TABLE with the columns; then INSERT."),
+            );
+        }
         let query: *mut pg_sys::Query = create.query.cast();
         if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
             raise(

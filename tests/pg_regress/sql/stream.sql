@@ -114,6 +114,22 @@ CALL until_evicted();
 ALTER TABLE keyed SET (kalam.ttl = '1 hour');
 SELECT count(*) FROM keyed;
 
+-- A deleted row would outlive those that are not: it is not kept.
+BEGIN;
+DELETE FROM typing;
+SELECT count(*) FROM kalam.history('typing');
+ROLLBACK;
+
+-- Rows without a lifetime come with a dump only.
+CREATE TABLE early (i int) USING kalam_stream;
+INSERT INTO early VALUES (1);
+SET row_security = off;
+INSERT INTO early (i, _user_id) VALUES (1, 'ann');
+RESET row_security;
+CREATE TABLE filled USING kalam_stream WITH (kalam.ttl = '1 hour') AS SELECT 1 AS i;
+CREATE TABLE filled USING kalam_stream WITH (kalam.ttl = '1 hour') AS SELECT 1 AS i WITH NO DATA;
+INSERT INTO filled SELECT 1;
+
 -- TRUNCATE works, and rolls back.
 BEGIN;
 TRUNCATE typing;

@@ -31,8 +31,8 @@ SELECT * FROM kalam.table_options WHERE relation IN ('messages'::regclass, 'seen
 SELECT reloptions FROM pg_class WHERE oid = 'messages'::regclass;
 
 -- By functions.
-SELECT kalam.set_options('messages', flush_policy => 'interval:60, rows:7', ttl => '90 minutes', max_bytes => 1000000);
-SELECT kalam.reset_options('messages', 'flush_rows', 'ttl');
+SELECT kalam.set_options('messages', flush_policy => 'interval:60, rows:7', compression => 'none', row_group_rows => 5000);
+SELECT kalam.reset_options('messages', 'flush_rows', 'compression');
 SELECT * FROM kalam.table_options WHERE relation = 'messages'::regclass ORDER BY 2;
 SELECT kalam.reset_options('messages');
 SELECT count(*) FROM kalam.table_options WHERE relation = 'messages'::regclass;
@@ -75,7 +75,19 @@ SELECT option, value, outcome(format('ALTER TABLE messages SET (kalam.%s = %L)',
 FROM (VALUES ('flush_policy', 'rows:999999,interval:86399'), ('flush_policy', 'interval:1'), ('flush_policy', 'off'), ('flush_rows', '1'),
     ('flush_interval', '86399'), ('flush_interval', '2 min'), ('compression', 'zstd:22'), ('compression', 'Snappy'),
     ('row_group_rows', '1024'), ('bloom_columns', 'id ,body'), ('deleted_retention', '0'),
-    ('deleted_retention', '36 hours'), ('ttl', '1.5 s'), ('max_bytes', '2 GB'), ('max_bytes', '12345')) AS valid (option, value);
+    ('deleted_retention', '36 hours')) AS valid (option, value);
+CREATE TABLE events (i int) USING kalam_stream;
+SELECT option, value, outcome(format('ALTER TABLE events SET (kalam.%s = %L)', option, value))
+FROM (VALUES ('ttl', '1.5 s'), ('max_bytes', '2 GB'), ('max_bytes', '12345'), ('ttl', '0'), ('max_bytes', '1 XB')) AS tried (option, value);
+SELECT option, value FROM kalam.table_options WHERE relation = 'events'::regclass ORDER BY 1;
+-- What has no meaning for the kind of table is refused.
+\set VERBOSITY default
+ALTER TABLE messages SET (kalam.ttl = '1 s');
+ALTER TABLE events SET (kalam.flush_rows = 10);
+SELECT kalam.set_options('events', storage => 'local');
+SELECT kalam.effective_options('pg_class');
+DROP TABLE events;
+\set VERBOSITY sqlstate
 SELECT option, value FROM kalam.table_options WHERE relation = 'messages'::regclass ORDER BY 1;
 CREATE TABLE wrong (i int) WITH (kalam.flush_rows = 0);
 CREATE TABLE wrong (i int) WITH (kalam.flush_rows);
