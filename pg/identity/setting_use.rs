@@ -86,13 +86,10 @@ fn note_user(user: &KnownUser, workers: bool) -> Result<(), SqlError> {
     let role = unsafe { plain::GetOuterUserId() }.to_u32();
     let told = Told { role, log: log_table(), hour: statement_time() / HOUR };
     let is_told = user.told.get() == told;
-    // A database without the extension has no user tables. Who acts for oneself acts for nobody else, as long as the role has this name.
     // SAFETY: as above.
-    if (is_told && !workers)
-        || told.log == 0
-        || unsafe { plain::RecoveryInProgress() }
-        || user_of_role().is_ok_and(|role| role.name() == user.name())
-    {
+    let in_recovery = || unsafe { plain::RecoveryInProgress() };
+    // A database without the extension has no user tables. Who acts for oneself acts for nobody else, as long as the role has this name.
+    if (is_told && !workers) || told.log == 0 || in_recovery() || user_of_role().is_ok_and(|role| role.name() == user.name()) {
         return Ok(());
     }
     // SAFETY: as above.
