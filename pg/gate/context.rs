@@ -455,6 +455,10 @@ compat::run_hook!(executor_run, PREVIOUS_RUN, run_as_captured);
 
 /// Runs a query for whom it was started.
 unsafe fn run_as_captured(query: *mut pg_sys::QueryDesc, run: impl FnOnce()) {
+    // SAFETY: the hook gets what the executor gets. The session may act for somebody else than when the query was started.
+    if unsafe { (*(*query).plannedstmt).parallelModeNeeded } {
+        identity::setting_use::note_with_workers();
+    }
     let before = enter(query);
     if MET.get() {
         // SAFETY: as below.

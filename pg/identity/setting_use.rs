@@ -18,18 +18,22 @@ use crate::error::{OrRaise, SqlError};
 use crate::ffi::catalog::on_change;
 use crate::ffi::{extension, plain};
 use crate::settings;
-use crate::shmem::attached_cache;
+use crate::shmem::{attached_cache, preloaded};
 
 const HOUR: i64 = 3600;
 
 thread_local! {
     /// The OID of the audit log's table, 0 in a database without the extension; nothing when that is to be looked up.
     static LOG: Cell<Option<u32>> = const { Cell::new(None) };
+    /// Whether this process is a parallel worker that has loaded the library because its leader has.
+    static LOADED_WITH_LEADER: Cell<bool> = const { Cell::new(false) };
     static ADDRESS: OnceCell<Rc<[u8]>> = const { OnceCell::new() };
 }
 
 /// Called when a process loads the library.
 pub fn init() {
+    // SAFETY: a value of the process.
+    LOADED_WITH_LEADER.set(unsafe { pg_sys::InitializingParallelWorker });
     on_change(pg_sys::SysCacheIdentifier::NAMESPACEOID, forget_log);
     on_change(pg_sys::SysCacheIdentifier::RELNAMENSP, forget_log);
 }
@@ -110,10 +114,13 @@ fn note_user(user: &KnownUser, workers: bool) -> Result<(), SqlError> {
 fn tell(user: &KnownUser) -> Result<(), SqlError> {
     // SAFETY: a value of the process.
     if unsafe { plain::IsInParallelMode() } {
-        // Nothing can be written then.
+        // Nothing can be written then. A leader with the library has told of it before it started workers.
+        if preloaded() || LOADED_WITH_LEADER.get() {
+            return Ok(());
+        }
         return Err(SqlError::prerequisite("the session acts for a user that the audit log has not been told of")
-            .with_detail("While a statement runs in parallel, nothing can be written to the audit log.")
-            .with_hint("Use LOAD 'kalamdb' first, or set \"kalam.user_id\" before the statement begins."));
+            .with_detail("A parallel worker cannot do that, and its leader has not loaded the library.")
+            .with_hint("Use LOAD 'kalamdb' first, or put the library into \"shared_preload_libraries\"."));
     }
     Event::about("set_user_id", user.name()).by_role().record(Lasts::ForGood)?;
     // SAFETY: a setting of the process.
