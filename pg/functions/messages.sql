@@ -47,7 +47,7 @@ BEGIN
     IF wanted NOT BETWEEN 1 AND 1000 THEN
         RAISE EXCEPTION 'limit % is out of range', wanted
             USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It is between 1 and 1000.',
-                  HINT = 'Read on with since_msg_id while has_more is true.';
+                  HINT = 'In ascending order, read on with since_msg_id while has_more is true.';
     ELSIF direction NOT IN ('asc', 'desc') THEN
         RAISE EXCEPTION 'unknown order "%"', query_messages."order"
             USING ERRCODE = 'invalid_parameter_value', DETAIL = 'The orders are asc and desc.',

@@ -115,7 +115,7 @@ fn refuse_change<'a>(trigger: &'a pgrx::PgTrigger<'a>) -> Result<Option<PgHeapTu
     Err::<(), SqlError>(
         SqlError::insufficient_privilege(format!("rows of \"{table}\" cannot be changed"))
             .with_detail("The table is append-only, for its owner and superusers too.")
-            .with_hint("A superuser may replace the table by DDL."),
+            .with_hint("A superuser may disable the trigger \"append_only\" for a while."),
     )
     .or_raise();
     Ok(None)
