@@ -181,6 +181,7 @@ pub unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, column: Option<
         // Without a list the primary key is meant, which begins with the user.
         let place = if other.is_empty() { Some(0) } else { other.iter().position(|name| *name == USER_COLUMN) };
         if place.is_some_and(|place| own.get(place) == Some(&USER_COLUMN)) {
+            refuse_null_user(constraint, &own);
             return;
         }
         let list = |names: &[&CStr]| {
@@ -195,6 +196,28 @@ pub unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, column: Option<
             ))
             .with_detail("Rows of user tables refer to rows of the same user only.")
             .with_hint(format!("Write FOREIGN KEY ({}) REFERENCES {target}{target_columns}.", list(&own))),
+        );
+    }
+}
+
+/// Refuses an action of a foreign key that would set the user of rows to NULL, and so fail whenever there are such rows.
+unsafe fn refuse_null_user(constraint: &pg_sys::Constraint, columns: &[&CStr]) {
+    const SET_NULL: u8 = pg_sys::FKCONSTR_ACTION_SETNULL;
+    // SAFETY: a parsed statement.
+    let listed = |name: &CStr| unsafe { nodes::<pg_sys::Node>(constraint.fk_del_set_cols).any(|node| string(node) == name) };
+    let on_delete = constraint.fk_del_action as u8 == SET_NULL && (constraint.fk_del_set_cols.is_null() || listed(USER_COLUMN));
+    let on_update = constraint.fk_upd_action as u8 == SET_NULL;
+    if on_delete || on_update {
+        let others = columns.iter().filter(|name| **name != USER_COLUMN).map(|name| name.to_string_lossy());
+        let others = others.collect::<Vec<_>>().join(", ");
+        raise(
+            SqlError::invalid_foreign_key("foreign key would set column \"_user_id\" to NULL")
+                .with_detail("Each row of a user table belongs to a user.")
+                .with_hint(if on_delete {
+                    format!("Write ON DELETE SET NULL ({others}).")
+                } else {
+                    "Use ON UPDATE CASCADE or NO ACTION; ON UPDATE SET NULL takes no list of columns.".to_owned()
+                }),
         );
     }
 }

@@ -163,6 +163,18 @@ ALTER TABLE room INHERIT parts;
 CREATE TYPE pair AS (a int, b int);
 CREATE TABLE typed OF pair;
 CLUSTER message USING nothing;
+\set VERBOSITY default
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (id int PRIMARY KEY, p int, FOREIGN KEY (_user_id, p) REFERENCES parent (_user_id, id) ON DELETE SET NULL);
+CREATE TABLE child (id int PRIMARY KEY, p int, FOREIGN KEY (_user_id, p) REFERENCES parent (_user_id, id) ON DELETE SET NULL (p));
+ALTER TABLE child ADD FOREIGN KEY (_user_id, p) REFERENCES parent ON DELETE SET NULL (_user_id);
+ALTER TABLE child ADD FOREIGN KEY (_user_id, p) REFERENCES parent ON UPDATE SET NULL;
+INSERT INTO parent VALUES (1);
+INSERT INTO child VALUES (1, 1);
+DELETE FROM parent;
+SELECT id, p FROM child;
+DROP TABLE child, parent;
+\set VERBOSITY terse
 CREATE INDEX by_room ON message USING hash (room);
 \set VERBOSITY default
 CREATE TABLE part PARTITION OF parts FOR VALUES IN (1) USING kalam_shared;
