@@ -39,14 +39,13 @@ pub fn schema() -> Option<pg_sys::Oid> {
         if schema == pg_sys::InvalidOid || schema == OWN.get() {
             return (schema != pg_sys::InvalidOid).then_some(schema);
         }
-        let extension = pg_sys::getExtensionOfObject(pg_sys::NamespaceRelationId, schema);
-        if extension == pg_sys::InvalidOid {
+        // Null for a schema that is no extension's.
+        let owner = pg_sys::get_extension_name(pg_sys::getExtensionOfObject(pg_sys::NamespaceRelationId, schema));
+        if take_text(owner)?.as_bytes() != EXTENSION.to_bytes() {
             return None;
         }
-        let is_ours =
-            take_text(pg_sys::get_extension_name(extension)).is_some_and(|name| name.as_bytes() == EXTENSION.to_bytes());
-        OWN.set(if is_ours { schema } else { pg_sys::InvalidOid });
-        is_ours.then_some(schema)
+        OWN.set(schema);
+        Some(schema)
     }
 }
 

@@ -2,10 +2,8 @@
 
 use pgrx::prelude::*;
 
-use crate::error::{OrRaise, SqlError, raise};
-use crate::ffi::catalog;
+use crate::error::OrRaise;
 use crate::options::{self, definition, stored};
-use crate::tableam;
 
 /// Sets the options whose values are not null; names and values have the same length.
 #[pg_extern]
@@ -49,9 +47,7 @@ fn note_option_change(relation: pg_sys::Oid) {
 fn effective_options(
     relation: pg_sys::Oid,
 ) -> TableIterator<'static, (name!(option, &'static str), name!(value, Option<String>), name!(source, &'static str))> {
-    if catalog::with_relation(relation, tableam::require_table).is_none() {
-        raise(SqlError::undefined_object(format!("relation with OID {} does not exist", relation.to_u32())));
-    }
+    stored::require_table(relation);
     let table = options::of(relation);
     let rows: Vec<_> = definition::DEFINITIONS
         .iter()

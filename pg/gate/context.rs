@@ -356,12 +356,7 @@ unsafe extern "C-unwind" fn capture(query: *mut pg_sys::QueryDesc, from_key_chec
         Captured { user, is_key_check: true, lent: lent::by_key_check(lent_now()), moved: None }
     } else {
         let user = user_of_query();
-        // SAFETY: a finished plan.
-        if unsafe { (*statement).parallelModeNeeded } {
-            identity::setting_use::note_with_workers();
-        } else {
-            identity::setting_use::note();
-        }
+        identity::setting_use::note();
         if matches!(user, Ok(User::All)) {
             // SAFETY: a finished plan.
             unsafe { planner::refuse_plan_of_one_user(statement) }.or_raise();
@@ -428,9 +423,6 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         if MET.get() || from_key_check || pg_sys::ParallelWorkerNumber >= 0 {
             meet();
             capture(query, from_key_check);
-        } else if (*(*query).plannedstmt).parallelModeNeeded {
-            // Functions that it calls may be the first ones of the session that meet a user table, and cannot tell of it.
-            identity::setting_use::note_with_workers();
         }
         // Bitmap scans begin here already, and partitions are chosen.
         let before = enter(query);
@@ -455,7 +447,9 @@ compat::run_hook!(executor_run, PREVIOUS_RUN, run_as_captured);
 
 /// Runs a query for whom it was started.
 unsafe fn run_as_captured(query: *mut pg_sys::QueryDesc, run: impl FnOnce()) {
-    // SAFETY: the hook gets what the executor gets. The session may act for somebody else than when the query was started.
+    // Functions that workers call may be the first ones of the session that meet a user table, and cannot tell of it. The session may act
+    // for somebody else than when the query was started.
+    // SAFETY: the hook gets what the executor gets.
     if unsafe { (*(*query).plannedstmt).parallelModeNeeded } {
         identity::setting_use::note_with_workers();
     }

@@ -17,7 +17,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::context::{enter_utility, leave, work_on_whole_tables};
 use super::is_user_table;
 use super::planner::nodes;
-use super::tree::{Kind, is_user_method};
+use super::tree::Kind;
 use crate::error::{SqlError, raise};
 use crate::ffi::catalog;
 use crate::ffi::function::version_1;
@@ -167,11 +167,13 @@ unsafe fn name_of<'n>(name: *const c_char) -> &'n CStr {
     unsafe { if name.is_null() { c"" } else { CStr::from_ptr(name) } }
 }
 
-/// Whether a name is that of an access method whose tables have rows of users.
-unsafe fn is_partitioned_method(name: &CStr) -> bool {
-    // SAFETY: looks into the catalog's cache.
-    let method = unsafe { pg_sys::get_am_oid(name.as_ptr(), true) };
-    method != pg_sys::InvalidOid && is_user_method(method)
+/// The access method that a statement names, or the default.
+unsafe fn method_named(method: *const c_char) -> pg_sys::Oid {
+    // SAFETY: the name ends with a zero byte; the setting is never null.
+    unsafe {
+        let method = if method.is_null() { pg_sys::default_table_access_method.cast_const() } else { method };
+        pg_sys::get_am_oid(method, true)
+    }
 }
 
 /// The relation of a name, if it exists. The statement itself takes the lock, and looks the name up again.

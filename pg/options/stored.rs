@@ -152,11 +152,16 @@ pub fn set(relation: pg_sys::Oid, option: &str, value: Option<&str>) {
     });
 }
 
-/// Raises an error unless the current user may set options of a relation, and it is a table that has them.
-pub fn require_settable(relation: pg_sys::Oid) {
+/// Raises an error unless a relation is a table that has options.
+pub fn require_table(relation: pg_sys::Oid) {
     if catalog::with_relation(relation, tableam::require_table).is_none() {
         raise(SqlError::undefined_object(format!("relation with OID {} does not exist", relation.to_u32())));
     }
+}
+
+/// Raises an error unless the current user may set options of a relation, and it is a table that has them.
+pub fn require_settable(relation: pg_sys::Oid) {
+    require_table(relation);
     if !catalog::is_owner_of(relation) {
         let name = catalog::relation_info(relation).map(|info| info.name).unwrap_or_default();
         raise(

@@ -13,7 +13,6 @@ use kalamdb_engine::ids::{PageKey, PageNumber};
 use kalamdb_engine::log::RecordBuilder;
 use kalamdb_engine::page::{CHAIN_FANOUT, ChainEntry, PAGE_SIZE, PARTITION_FANOUT, Page, PageKind, PageMut, PartitionEntry};
 use kalamdb_engine::{Error, ErrorKind, Result};
-
 use smallvec::SmallVec;
 
 use super::change::{change_page, change_two_pages};
@@ -331,8 +330,11 @@ pub fn walk(storage: &Storage, partition: u32, from: u32, wait: &dyn Wait, visit
     Ok(())
 }
 
-/// Numbers of blocks: most users have few.
-pub type Blocks = SmallVec<[u32; 8]>;
+/// Blocks of a list that takes no memory of its own: most users have few.
+pub const FEW: usize = 8;
+
+/// Numbers of blocks.
+pub type Blocks = SmallVec<[u32; FEW]>;
 
 /// All blocks of a partition in ascending order.
 ///

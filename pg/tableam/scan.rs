@@ -33,9 +33,6 @@ const READ_AHEAD: u32 = 8;
 /// Versions by which the processor is told ahead where the scan will read: a row's header is a cache miss otherwise.
 const AHEAD: usize = 4;
 
-/// Blocks of a list that takes no chunk of its own.
-const FEW: usize = 8;
-
 /// Room for the line pointers of one page.
 const LINES: usize = kalamdb_engine::page::MAX_OFFSET as usize + 1;
 
@@ -73,7 +70,7 @@ pub struct Scan {
     expiry: Expiry,
     /// The blocks to scan where they are not all blocks in order: `few`, or a chunk in the memory context of the scan.
     list: *mut u32,
-    few: [u32; FEW],
+    few: [u32; partition::FEW],
     memory: pg_sys::MemoryContext,
     /// First place and the one behind the last of the range to scan: places in the list, or block numbers without one.
     first: u32,
@@ -151,7 +148,7 @@ impl Scan {
     /// Makes these the blocks to scan; returns how many they are.
     fn set_list(&mut self, blocks: &[u32]) -> u32 {
         self.drop_list();
-        if blocks.len() <= FEW {
+        if blocks.len() <= partition::FEW {
             self.few[..blocks.len()].copy_from_slice(blocks);
             self.list = self.few.as_mut_ptr();
         } else {

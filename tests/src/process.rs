@@ -22,7 +22,7 @@ impl Process {
 
     /// The extension's engine worker.
     pub fn is_engine_worker(&self) -> bool {
-        self.title.starts_with("postgres:") && !self.is_client_backend() && self.title.to_lowercase().contains("kalam")
+        self.title.starts_with("postgres:") && self.title.contains("kalamdb engine")
     }
 
     /// The startup process, which exists while the server recovers.

@@ -8,19 +8,14 @@ use pgrx::pg_sys;
 
 use super::super::USER_COLUMN;
 use super::super::planner::nodes;
-use super::super::tree::{Kind, kind_of};
-use super::{
-    cast, is_partitioned_method, keys, method, name_of, referred_user_table, relation, text, trees, unsupported, user_table,
-};
+use super::super::tree::{Kind, is_user_method, kind_of};
+use super::{cast, keys, method, method_named, name_of, referred_user_table, relation, text, trees, unsupported, user_table};
 use crate::error::{SqlError, raise};
 
 /// Whether CREATE TABLE makes a user table.
 pub unsafe fn makes_user_table(method: *const std::ffi::c_char) -> bool {
-    // SAFETY: names end with a zero byte; the setting is never null.
-    unsafe {
-        let name = if method.is_null() { pg_sys::default_table_access_method } else { method };
-        is_partitioned_method(name_of(name))
-    }
+    // SAFETY: the caller's name ends with a zero byte, or is missing.
+    is_user_method(unsafe { method_named(method) })
 }
 
 /// Adds the column to CREATE TABLE of a user table.

@@ -7,12 +7,13 @@ use super::super::planner::{nodes, user_function};
 use super::super::tree::{Kind, kind_of};
 use super::super::{USER_COLUMN, find_user_column};
 use super::columns::{default_of_user, makes_user_table};
-use super::{enter_utility, leave, name_of, text, unsupported};
+use super::{enter_utility, leave, method_named, name_of, text, unsupported};
 use crate::error::{SqlError, raise};
 use crate::ffi::catalog;
 use crate::ffi::compat;
 use crate::ffi::function::version_1;
 use crate::ffi::sql::{query, text as text_of};
+use crate::tableam::is_stream_routine;
 
 /// Adds the column to the query.
 pub unsafe fn prepare(create: &mut pg_sys::CreateTableAsStmt) {
@@ -28,7 +29,8 @@ pub unsafe fn prepare(create: &mut pg_sys::CreateTableAsStmt) {
                     .with_hint("Name another access method with USING, as heap or kalam_shared."),
             );
         }
-        if name_of((*create.into).accessMethod) == c"kalam_stream" && !(*create.into).skipData {
+        let routine = catalog::routine_of_method(method_named((*create.into).accessMethod));
+        if is_stream_routine(routine) && !(*create.into).skipData {
             raise(
                 unsupported("CREATE TABLE AS cannot fill a stream table")
                     .with_detail("Its rows would be there before the option \"ttl\" says how long they live.")

@@ -114,6 +114,23 @@ unsafe fn choose<'n>(
     }
 }
 
+/// Gives a key that ALTER TABLE adds the name that it would have without the column, unless it has one.
+unsafe fn name_constraint<'n>(
+    constraint: &mut pg_sys::Constraint,
+    table: *mut pg_sys::RangeVar,
+    columns: impl Iterator<Item = &'n CStr>,
+    label: &CStr,
+) {
+    // SAFETY: a parsed statement that may be changed.
+    unsafe {
+        if constraint.conname.is_null()
+            && let Some(oid) = user_table(table)
+        {
+            constraint.conname = choose(table, oid, columns, label);
+        }
+    }
+}
+
 /// Makes a key that ALTER TABLE adds begin with the column.
 pub unsafe fn prepare_constraint(constraint: &mut pg_sys::Constraint, table: *mut pg_sys::RangeVar, column: Option<&CStr>) {
     use pg_sys::ConstrType::*;
@@ -129,11 +146,9 @@ pub unsafe fn prepare_constraint(constraint: &mut pg_sys::Constraint, table: *mu
                 if names.first() == Some(&USER_COLUMN) {
                     return;
                 }
-                if let (true, Some(oid)) = (constraint.conname.is_null(), user_table(table)) {
-                    let label = if constraint.contype == CONSTR_PRIMARY { c"pkey" } else { c"key" };
-                    let columns = names.iter().copied().chain(nodes(constraint.including).map(|node| string(node)));
-                    constraint.conname = choose(table, oid, columns, label);
-                }
+                let label = if constraint.contype == CONSTR_PRIMARY { c"pkey" } else { c"key" };
+                let included = nodes(constraint.including).map(|node| string(node));
+                name_constraint(constraint, table, names.iter().copied().chain(included), label);
                 let mut keys = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(text(USER_COLUMN)).cast());
                 for name in names.iter().filter(|name| **name != USER_COLUMN) {
                     keys = pg_sys::lappend(keys, pg_sys::makeString(text(name)).cast());
@@ -144,10 +159,8 @@ pub unsafe fn prepare_constraint(constraint: &mut pg_sys::Constraint, table: *mu
                 let first = nodes::<pg_sys::List>(constraint.exclusions).next();
                 let names_user = first.is_some_and(|pair| nodes::<pg_sys::IndexElem>(pair).next().is_some_and(|e| is_user(e)));
                 if !names_user {
-                    if let (true, Some(oid)) = (constraint.conname.is_null(), user_table(table)) {
-                        let elements = nodes::<pg_sys::List>(constraint.exclusions).filter_map(|pair| nodes(pair).next());
-                        constraint.conname = choose(table, oid, elements.map(|element| element_name(element)), c"excl");
-                    }
+                    let elements = nodes::<pg_sys::List>(constraint.exclusions).filter_map(|pair| nodes(pair).next());
+                    name_constraint(constraint, table, elements.map(|element| element_name(element)), c"excl");
                     let pair = pg_sys::lappend(std::ptr::null_mut(), index_column().cast());
                     let pair = pg_sys::lappend(pair, equality().cast());
                     constraint.exclusions = pg_sys::lcons(pair.cast(), constraint.exclusions);

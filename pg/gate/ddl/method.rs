@@ -8,7 +8,7 @@ use super::super::context::{User, user_of_session};
 use super::super::planner::nodes;
 use super::super::{USER_COLUMN, find_user_column, is_user_table};
 use super::columns::{complete, default_of_user, typed_table};
-use super::{name_of, trees, unsupported};
+use super::{method_named, name_of, trees, unsupported};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::catalog;
 use crate::ffi::compat;
@@ -67,18 +67,9 @@ pub unsafe fn from_users(alter: &pg_sys::AlterTableStmt, method: *const std::ffi
 pub unsafe fn between_users(table: pg_sys::Oid, method: *const std::ffi::c_char) {
     // SAFETY: the caller's.
     unsafe {
-        if Some(named(method)) != catalog::method_of(table).map(|(_, method)| method) {
+        if Some(method_named(method)) != catalog::method_of(table).map(|(_, method)| method) {
             refuse_streams();
         }
-    }
-}
-
-/// The access method that a statement names, or the default.
-unsafe fn named(method: *const std::ffi::c_char) -> pg_sys::Oid {
-    // SAFETY: the name ends with a zero byte; the setting is never null.
-    unsafe {
-        let method = if method.is_null() { pg_sys::default_table_access_method.cast_const() } else { method };
-        pg_sys::get_am_oid(method, true)
     }
 }
 
@@ -104,7 +95,7 @@ unsafe fn lock(range: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
 unsafe fn check_kind(table: pg_sys::Oid, name: &str, method: *const std::ffi::c_char) {
     // SAFETY: looks into catalogs; the name ends with a zero byte, or is missing for the default.
     unsafe {
-        let methods = [Some(named(method)), catalog::method_of(table).map(|(_, method)| method)];
+        let methods = [Some(method_named(method)), catalog::method_of(table).map(|(_, method)| method)];
         if methods.into_iter().flatten().any(|method| tableam::is_stream_routine(catalog::routine_of_method(method))) {
             refuse_streams();
         }

@@ -1,12 +1,10 @@
 //! Which tables may be partitions and children of which: user tables stay among themselves, as a tree shows the rows of all its tables.
 
-use std::ffi::CStr;
-
 use pgrx::pg_sys;
 
 use super::super::tree::{Kind, is_user_method, kind_of};
 use super::super::{find_user_column, is_user_table};
-use super::{is_partitioned_method, name_of, relation, unsupported};
+use super::{method_named, relation, unsupported};
 use crate::error::{SqlError, raise};
 use crate::ffi::catalog;
 use crate::ffi::sql::{query_latest, text};
@@ -25,7 +23,7 @@ pub unsafe fn kind_of_new(create: &pg_sys::CreateStmt) -> Kind {
         let of_parent = parent.and_then(|parent| relation(parent)).and_then(catalog::method_of).map(|(_, method)| method);
         let is_user = match of_parent {
             Some(of_parent) if method.is_null() && of_parent != pg_sys::InvalidOid => is_user_method(of_parent),
-            _ => is_partitioned_method(name_of(if method.is_null() { pg_sys::default_table_access_method } else { method })),
+            _ => is_user_method(method_named(method)),
         };
         if is_user { Kind::User } else { Kind::Other }
     }
@@ -174,9 +172,7 @@ pub fn check_foreign_keys(tree: &[pg_sys::Oid], of_users: bool) {
 /// Whether a partitioned table may have user tables for its partitions from now on, or no longer.
 pub unsafe fn check_method(table: pg_sys::Oid, method: *const std::ffi::c_char) -> bool {
     // SAFETY: a name of a parsed statement, or none for the default.
-    let name: &CStr = unsafe { name_of(if method.is_null() { pg_sys::default_table_access_method } else { method }) };
-    // SAFETY: looks into catalogs.
-    let wanted = if unsafe { is_partitioned_method(name) } { Kind::User } else { Kind::Other };
+    let wanted = if is_user_method(unsafe { method_named(method) }) { Kind::User } else { Kind::Other };
     is_partitioned_table(table)
         && match kind_of(root_of(table)) {
             Kind::Empty => wanted == Kind::Other || has_user_column(table),

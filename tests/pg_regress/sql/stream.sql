@@ -127,6 +127,9 @@ SET row_security = off;
 INSERT INTO early (i, _user_id) VALUES (1, 'ann');
 RESET row_security;
 CREATE TABLE filled USING kalam_stream WITH (kalam.ttl = '1 hour') AS SELECT 1 AS i;
+SET default_table_access_method = kalam_stream;
+CREATE TABLE filled AS SELECT 1 AS i;
+RESET default_table_access_method;
 CREATE TABLE filled USING kalam_stream WITH (kalam.ttl = '1 hour') AS SELECT 1 AS i WITH NO DATA;
 INSERT INTO filled SELECT 1;
 

@@ -15,8 +15,7 @@ struct Still(Pid);
 
 impl Still {
     fn engine(bed: &Bed) -> Result<Still> {
-        let worker =
-            bed.cluster.processes().into_iter().find(|process| process.title.contains("kalamdb engine")).context("no engine")?;
+        let worker = bed.cluster.processes().into_iter().find(|process| process.is_engine_worker()).context("no engine")?;
         signal(worker.pid, libc::SIGSTOP);
         Ok(Still(worker.pid))
     }
@@ -52,14 +51,20 @@ fn await_running(control: &mut Client, words: &str, sessions: usize) -> Result<V
     })
 }
 
-/// A client that is gone ends its session's wait for a page, and the page can be cleaned afterwards.
-pub fn client_lost(installation: &Installation) -> Result<Outcome> {
-    let mut bed = Bed::started(installation, "client_lost", &[])?;
-    bed.connect()?
-        .batch_execute("CREATE TABLE seen (id int); INSERT INTO seen SELECT generate_series(1, 10); SELECT kalam.checkpoint()")?;
+/// A server with a table whose pages are not in the cache, and a session.
+fn started_anew(installation: &Installation, name: &'static str, table: &str) -> Result<(Bed, Client)> {
+    let mut bed = Bed::started(installation, name, &[])?;
+    bed.connect()?.batch_execute(&format!("{table}; SELECT kalam.checkpoint()"))?;
     bed.stop()?;
     bed.start()?;
-    let mut control = bed.connect()?;
+    let control = bed.connect()?;
+    Ok((bed, control))
+}
+
+/// A client that is gone ends its session's wait for a page, and the page can be cleaned afterwards.
+pub fn client_lost(installation: &Installation) -> Result<Outcome> {
+    let table = "CREATE TABLE seen (id int); INSERT INTO seen SELECT generate_series(1, 10)";
+    let (bed, mut control) = started_anew(installation, "client_lost", table)?;
     let still = Still::engine(&bed)?;
     let mut client = start_client(&bed, &["SET client_connection_check_interval = 100", "SELECT * FROM seen"])?;
     await_running(&mut control, "FROM seen", 1)?;
@@ -75,12 +80,8 @@ pub fn client_lost(installation: &Installation) -> Result<Outcome> {
 
 /// New users' first rows wait for the engine, and for each other; both waits can be cancelled.
 pub fn new_users_wait(installation: &Installation) -> Result<Outcome> {
-    let mut bed = Bed::started(installation, "new_users_wait", &[])?;
-    bed.connect()?
-        .batch_execute("CREATE TABLE own (id int) USING kalam_user; INSERT INTO own VALUES (1); SELECT kalam.checkpoint()")?;
-    bed.stop()?;
-    bed.start()?;
-    let mut control = bed.connect()?;
+    let table = "CREATE TABLE own (id int) USING kalam_user; INSERT INTO own VALUES (1)";
+    let (bed, mut control) = started_anew(installation, "new_users_wait", table)?;
     // The map of users comes into the cache, the list of their blocks does not.
     control.batch_execute("SET kalam.user_id = 'nobody'; SELECT count(*) FROM own; RESET kalam.user_id")?;
     let still = Still::engine(&bed)?;
