@@ -18,7 +18,7 @@ const FRAMES: u32 = 128;
 const MOST_BLOCKS: u32 = 150;
 const BACKENDS: u64 = 3;
 const CHANGES: u64 = 4000;
-const ROUNDS: u64 = 40;
+const FLUSHES: u64 = 25;
 
 /// The other sides: does nothing unless a test below started it.
 #[test]
@@ -73,22 +73,27 @@ fn backend(directory: &Path, seed: u64) {
     }
 }
 
-/// A job: makes blocks cold and puts segments together, as long as the backends run.
+/// A job: makes blocks cold and puts segments together, as long as the backends run. Says when it has done enough itself: rounds before
+/// the backends have written anything do not count.
 fn job(directory: &Path) {
     let memory = Memory::attach(&directory.join("memory"));
     let (cache, log, patience) = (memory.cache, Log::shared(&directory.join("log")), Patience::new());
     let store = directory.join("store");
     let job = Job { cache, log: &log, store, segments: directory.join("kalamdb_segments"), wait: &patience };
     let storages: Vec<StorageId> = cache.storages().list().iter().map(|storage| storage.id).collect();
-    for round in 0u64.. {
-        let id = storages[round as usize % storages.len()];
-        if round >= ROUNDS && directory.join("enough").exists() {
+    let mut flushes = 0;
+    for round in 0usize.. {
+        if directory.join("enough").exists() {
             break;
         }
+        let id = storages[round % storages.len()];
         match round % 5 {
             4 => drop(job.compact(id).unwrap()),
             3 => drop(job.client().delete_unused().unwrap()),
-            _ => drop(job.flush_hot(id).unwrap()),
+            _ => flushes += u64::from(job.flush_hot(id).unwrap().is_some()),
+        }
+        if flushes == FLUSHES {
+            std::fs::write(directory.join("flushed"), b"").unwrap();
         }
     }
 }
@@ -111,7 +116,7 @@ fn run_backends(directory: &Path, worker: &mut Process, backends: &mut Vec<Proce
     let begun = Instant::now();
     while !backends.is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(200), "{} is not reached", stops[lost].0);
-        if lost == stops.len() && !directory.join("enough").exists() {
+        if lost == stops.len() && directory.join("flushed").exists() && !directory.join("enough").exists() {
             std::fs::write(directory.join("enough"), b"").unwrap();
         }
         backends.retain_mut(|backend| match backend.ended() {

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use crate::error::{SqlError, raise};
 use crate::ffi::extension;
-use crate::ffi::interrupts::BackendWait;
+use crate::ffi::interrupts::{BackendWait, sleep};
 use crate::tableam::storage::{Storage, relation_name, require_table};
 use crate::worker::requests;
 
@@ -47,7 +47,7 @@ impl Table {
                         .with_hint("Try again later; a job does so by itself."),
                     );
                 }
-                super::pace::sleep(LOCK_PAUSE);
+                sleep(LOCK_PAUSE);
             }
             let rel = pg_sys::try_relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             if rel.is_null() {

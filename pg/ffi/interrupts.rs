@@ -13,6 +13,9 @@ use crate::ffi::{compat, plain};
 /// How long a backend waits for a worker that is not there before it gives up.
 const WORKER_ABSENCE_LIMIT: Duration = Duration::from_secs(10);
 
+/// The longest sleep without a look at interrupts.
+const SLICE: Duration = Duration::from_millis(100);
+
 /// What a backend does while it waits for the engine: serve interrupts, and give up when the engine is gone.
 ///
 /// An interrupt that ends the statement or the session ends the wait with an error instead of being served inside it: leaving
@@ -179,6 +182,27 @@ impl Drop for CriticalSection {
         if !std::thread::panicking() {
             // SAFETY: as in `enter`, which raised the counter.
             unsafe { pg_sys::CritSectionCount -= 1 };
+        }
+    }
+}
+
+/// Sleeps for a while, serving interrupts.
+pub fn sleep(time: Duration) {
+    let end = Instant::now() + time;
+    loop {
+        check_for_interrupts();
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let milliseconds = (left.min(SLICE).as_millis() as std::ffi::c_long).max(1);
+        // SAFETY: the latch is this process' own.
+        unsafe {
+            let woken = pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+            if woken as u32 & pg_sys::WL_LATCH_SET != 0 {
+                pg_sys::ResetLatch(pg_sys::MyLatch);
+            }
         }
     }
 }

@@ -205,10 +205,10 @@ pub unsafe extern "C-unwind" fn index_fetch_begin(rel: pg_sys::Relation) -> *mut
         (*fetch).base.rel = rel;
         let storage = Storage::of(rel);
         (&raw mut (*fetch).storage).write(storage);
-        let access = Access::of_statement(rel, &storage, &BackendWait::new(storage.cache));
-        (&raw mut (*fetch).access).write(access);
+        let wait = BackendWait::new(storage.cache);
+        (&raw mut (*fetch).access).write(Access::of_statement(rel, &storage, &wait));
         (*fetch).checks_keys = in_query();
-        (&raw mut (*fetch).expiry).write(Expiry::of_transaction(rel));
+        (&raw mut (*fetch).expiry).write(Expiry::of_transaction(rel, &storage, &wait));
         (*fetch).frame = NO_FRAME;
         fetch.cast()
     }
@@ -371,6 +371,7 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
         let view = SnapshotView::new(snapshot);
         // Triggers and second looks ask for versions they know, by other snapshots.
         let access = if view.is_mvcc() { Access::of_statement(rel, &storage, &wait) } else { Access::All };
+        let expiry = if view.is_mvcc() { Expiry::of_transaction(rel, &storage, &wait) } else { Expiry::NEVER };
         let Some(pin) = access.pin_block(&storage, tid.block, &wait).or_raise() else { return false };
         let place = {
             let guard = pin.shared(&wait).or_raise();
@@ -387,7 +388,7 @@ pub unsafe extern "C-unwind" fn tuple_fetch_row_version(
                     predicate_lock(rel, &view, tid, place);
                 }
             }
-            if !seen || view.is_mvcc() && Expiry::of_transaction(rel).is_gone(page, tid.offset) {
+            if !seen || expiry.is_gone(page, tid.offset) {
                 return false;
             }
             place

@@ -516,7 +516,7 @@ pub unsafe extern "C-unwind" fn scan_begin(
         // Statements read under a snapshot of their own; whoever uses another kind looks at the table itself.
         let wait = BackendWait::new(storage.cache);
         let (access, expiry) = if (*scan).view.is_mvcc() {
-            (Access::of_statement(rel, &storage, &wait), Expiry::of_transaction(rel))
+            (Access::of_statement(rel, &storage, &wait), Expiry::of_transaction(rel, &storage, &wait))
         } else {
             (Access::All, Expiry::NEVER)
         };

@@ -1,23 +1,29 @@
 //! Stream tables: user tables whose rows vanish a while after their insertion.
 //!
 //! Each version says when it was inserted. A statement does not see rows whose time has come by the start of its transaction, so
-//! that a repeated query agrees with itself. Their storage is given back by [`evict`]: it turns expired versions into ones that
-//! were never there, once no running transaction can see them, and lets VACUUM's passes remove them from indexes and pages. Pages of
-//! times tell it which blocks to look at: those whose oldest row has expired, and the empty ones once in the lifetime of a row.
+//! that a repeated query agrees with itself. Their storage is given back by [`evict`]: it begins an [era](kalamdb_engine::cache::Eras)
+//! in which they have vanished, turns the versions into ones that were never there once no running transaction can see them, and
+//! lets VACUUM's passes remove them from indexes and pages. Pages of times tell it which blocks to look at: those whose oldest row
+//! has expired, and the empty ones once in the lifetime of a row.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use kalamdb_engine::Result;
+use kalamdb_engine::cache::Readers;
 use kalamdb_engine::ids::PageNumber;
-use kalamdb_engine::page::{BlockTime, PAGE_SIZE, Page, PageKind, PageMut, TIMES_FANOUT};
+use kalamdb_engine::page::infomask::HEAP_XMIN_COMMITTED;
+use kalamdb_engine::page::{BlockTime, Header, PAGE_SIZE, Page, PageKind, PageMut, TIMES_FANOUT};
+use kalamdb_engine::visibility::TransactionStatus;
 use pgrx::pg_sys;
 
 use super::change::change_page;
+use super::status::PostgresStatus;
 use super::storage::{Storage, relation_name};
 use super::{is_stream_routine, vacuum};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::ffi::compat;
-use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
+use crate::ffi::interrupts::{BackendWait, check_for_interrupts, sleep};
 use crate::ffi::plain;
 use crate::{gate, options, wal};
 
@@ -43,13 +49,17 @@ impl Expiry {
     /// No rows are gone.
     pub const NEVER: Expiry = Expiry { until: i64::MIN };
 
-    /// What is gone for the running transaction.
-    pub fn of_transaction(rel: pg_sys::Relation) -> Expiry {
-        if !is_stream(rel) {
-            return Expiry::NEVER;
-        }
-        // SAFETY: a value of the process.
-        Expiry::at(rel, millis(unsafe { plain::GetCurrentTransactionStartTimestamp() }))
+    /// What is gone for the running transaction, which has a snapshot.
+    #[inline]
+    pub fn of_transaction(rel: pg_sys::Relation, storage: &Storage, wait: &BackendWait) -> Expiry {
+        if is_stream(rel) { Expiry::of_stream(rel, storage, wait) } else { Expiry::NEVER }
+    }
+
+    fn of_stream(rel: pg_sys::Relation, storage: &Storage, wait: &BackendWait) -> Expiry {
+        // SAFETY: a value of the process; parallel workers have their leader's.
+        let start = unsafe { plain::GetCurrentTransactionStartTimestamp() };
+        let vanished = storage.descriptor.eras.vanished_for(start, wait).or_raise();
+        Expiry { until: Expiry::at(rel, millis(start)).until.max(vanished) }
     }
 
     fn at(rel: pg_sys::Relation, now: i64) -> Expiry {
@@ -131,9 +141,11 @@ pub fn refuse_rewrite(rel: pg_sys::Relation) {
     }
 }
 
-/// The start of the oldest transaction that holds a snapshot, at most `now`.
-fn oldest_reader(now: pg_sys::TimestampTz) -> pg_sys::TimestampTz {
-    let mut oldest = now;
+/// When the other transactions that hold a snapshot began.
+fn readers() -> Readers {
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let mut readers = Readers { oldest: now, newest: now };
     // SAFETY: reads the server's table of sessions, of which Postgres makes a local copy.
     unsafe {
         pg_sys::pgstat_clear_backend_activity_snapshot();
@@ -148,16 +160,50 @@ fn oldest_reader(now: pg_sys::TimestampTz) -> pg_sys::TimestampTz {
             }
             let kind = status.st_backendType;
             let has_statements = kind == pg_sys::BackendType::B_BACKEND || kind == pg_sys::BackendType::B_BG_WORKER;
-            if status.st_xact_start_timestamp != 0 {
-                oldest = oldest.min(status.st_xact_start_timestamp);
+            let start = if status.st_xact_start_timestamp != 0 {
+                status.st_xact_start_timestamp
             } else if has_statements {
                 // With track_activities off it does not say when its transaction began.
-                oldest = oldest.min(status.st_proc_start_timestamp);
-            }
+                status.st_proc_start_timestamp
+            } else {
+                continue;
+            };
+            readers = Readers { oldest: readers.oldest.min(start), newest: readers.newest.max(start) };
         }
         pg_sys::pgstat_clear_backend_activity_snapshot();
     }
-    oldest
+    readers
+}
+
+/// How long an eviction waits for the statements that run when it begins.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Makes rows that were inserted at a time or before it vanish for all transactions to come. Those until the time that it returns have vanished
+/// for everybody: the same ones, unless a transaction of before goes on for longer than [`PATIENCE`].
+fn vanish(storage: &Storage, until: i64, wait: &BackendWait) -> i64 {
+    let eras = &storage.descriptor.eras;
+    let begun = Instant::now();
+    // They vanish in one era, and everybody has looked in it by the next.
+    let mut left = 2;
+    while left > 0 {
+        let mut oldest = 0;
+        let ask = || {
+            let readers = readers();
+            oldest = readers.oldest;
+            readers
+        };
+        if eras.begin_era(until, wait, ask).or_raise() {
+            left -= 1;
+            continue;
+        }
+        // SAFETY: reads the clock.
+        let age = Duration::from_micros(unsafe { pg_sys::GetCurrentTimestamp() }.saturating_sub(oldest).max(0) as u64);
+        if begun.elapsed() + age > PATIENCE {
+            break;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    eras.vanished_for_all()
 }
 
 /// What an eviction did.
@@ -180,13 +226,10 @@ pub fn expire(rel: pg_sys::Relation) {
 struct Eviction {
     storage: Storage,
     wait: BackendWait,
+    /// What has vanished for everybody.
     expiry: Expiry,
     /// The clock when it began, in milliseconds since 2000.
     now: i64,
-    /// The blocks that have to be emptied, with the times of their newest rows when they were chosen.
-    surplus: HashMap<u32, i64>,
-    /// When the oldest transaction with a snapshot began: younger rows may belong to statements that are not through with them.
-    oldest_reader: i64,
     evicted: Evicted,
     /// The blocks with versions that are to be removed.
     dead: Vec<u32>,
@@ -197,6 +240,8 @@ struct Eviction {
 struct Found {
     /// When the oldest row that stays was inserted.
     oldest: Option<i64>,
+    /// The rows whose time has come.
+    gone: Vec<u16>,
     /// Something is to be removed.
     has_dead: bool,
 }
@@ -206,22 +251,12 @@ impl Eviction {
         let storage = Storage::of(rel);
         let wait = BackendWait::new(storage.cache);
         // SAFETY: the relation is open; reads the clock.
-        let (most, now) = unsafe { (options::of((*rel).rd_id).max_bytes(), pg_sys::GetCurrentTimestamp()) };
+        let (most, now) = unsafe { (options::of((*rel).rd_id).max_bytes(), millis(pg_sys::GetCurrentTimestamp())) };
         // A few blocks cannot hold that much, however full they are.
         let most = most.filter(|most| u64::from(storage.blocks()) * PAGE_SIZE as u64 > *most);
-        let surplus = most.map_or_else(HashMap::new, |most| blocks_above(&storage, most, &wait));
-        let oldest_reader = millis(oldest_reader(now));
-        let expiry = Expiry::at(rel, oldest_reader);
-        Eviction {
-            storage,
-            wait,
-            expiry,
-            now: millis(now),
-            surplus,
-            oldest_reader,
-            evicted: Evicted::default(),
-            dead: Vec::new(),
-        }
+        let surplus = most.map_or(i64::MIN, |most| newest_above(&storage, most, &wait));
+        let until = vanish(&storage, Expiry::at(rel, now).until.max(surplus), &wait);
+        Eviction { storage, wait, expiry: Expiry { until }, now, evicted: Evicted::default(), dead: Vec::new() }
     }
 
     /// Goes over all blocks, or those that may have rows whose time has come.
@@ -234,7 +269,7 @@ impl Eviction {
             let mut learned = Vec::new();
             for (index, known) in of_page.zip(known) {
                 check_for_interrupts();
-                if all || self.is_due(first + index, known) {
+                if all || self.is_due(known) {
                     let found = self.expire_block(first + index);
                     learned.push((index, self.time_of(&found)));
                     self.evicted.left |= found.oldest.is_some();
@@ -247,8 +282,8 @@ impl Eviction {
     }
 
     /// Whether a block may have rows whose time has come.
-    fn is_due(&self, block: u32, known: BlockTime) -> bool {
-        known.since == 0 || self.surplus.contains_key(&block) || i64::from(known.since) * 1000 <= self.expiry.until
+    fn is_due(&self, known: BlockTime) -> bool {
+        known.since == 0 || i64::from(known.since) * 1000 <= self.expiry.until
     }
 
     /// The time of the oldest row, or of this look: rows that come later are younger, but for what a clock may be off.
@@ -284,25 +319,18 @@ impl Eviction {
     /// Expires the rows of a block whose time has come.
     fn expire_block(&mut self, block: u32) -> Found {
         self.evicted.looked_at += 1;
-        let expiry = match self.surplus.get(&block) {
-            Some(newest) => Expiry { until: (*newest).min(self.oldest_reader - 1).max(self.expiry.until) },
-            None => self.expiry,
-        };
-        let (storage, wait) = (&self.storage, &self.wait);
+        let (storage, wait, expiry) = (&self.storage, &self.wait, self.expiry);
         let pin = storage.cache.read(storage.block(block), wait).or_raise();
-        let (mut found, gone) = look(pin.shared(wait).or_raise().page(), expiry);
-        if gone > 0 {
+        let mut found = look(pin.shared(wait).or_raise().page(), expiry);
+        if !found.gone.is_empty() {
             let mut guard = pin.exclusive(wait).or_raise();
-            let page = guard.page();
-            let is_gone = |offset: &u16| is_there(page, *offset) && expiry.is_gone(page, *offset);
-            let offsets: Vec<u16> = (1..=page.max_offset()).filter(is_gone).collect();
-            (found, _) = look(page, expiry);
-            if !offsets.is_empty() {
+            found = look(guard.page(), expiry);
+            if !found.gone.is_empty() {
                 change_page(&mut guard, |page, record| {
-                    page.expire(&offsets).expect("the versions were read under the same latch");
-                    record.expire(&offsets);
+                    page.expire(&found.gone).expect("the versions were read under the same latch");
+                    record.expire(&found.gone);
                 });
-                self.evicted.rows += offsets.len() as u64;
+                self.evicted.rows += found.gone.len() as u64;
                 found.has_dead = true;
             }
         }
@@ -313,55 +341,58 @@ impl Eviction {
     }
 }
 
-/// Whether a version was not expired yet.
-fn is_there(page: Page<'_>, offset: u16) -> bool {
-    page.version(offset).is_some_and(|version| !version.header().xmin_invalid())
-}
-
-/// What a page holds, and how many of its rows are gone.
-fn look(page: Page<'_>, expiry: Expiry) -> (Found, usize) {
+/// What a page holds.
+fn look(page: Page<'_>, expiry: Expiry) -> Found {
     let mut found = Found::default();
     if page.kind() != PageKind::Data {
-        return (found, 0);
+        return found;
     }
-    let mut gone = 0;
     for offset in 1..=page.max_offset() {
-        if is_there(page, offset) {
-            if expiry.is_gone(page, offset) {
-                gone += 1;
-            } else {
-                // What has no time is looked at again and again.
-                let time = page.row_time(offset).unwrap_or(0);
-                found.oldest = Some(found.oldest.map_or(time, |oldest| oldest.min(time)));
-            }
-        } else {
+        // Versions that were expired already wait for their removal, as others do without a header.
+        let Some(header) = page.version(offset).map(|version| version.header()).filter(|header| !header.xmin_invalid()) else {
             found.has_dead |= !page.line(offset).is_unused();
+            continue;
+        };
+        if expiry.is_gone(page, offset) && !is_being_inserted(&header) {
+            found.gone.push(offset);
+        } else {
+            // What has no time is looked at again and again.
+            let time = page.row_time(offset).unwrap_or(0);
+            found.oldest = Some(found.oldest.map_or(time, |oldest| oldest.min(time)));
         }
     }
-    (found, gone)
+    found
 }
 
-/// The blocks that have to be emptied so that at most this many bytes stay: those whose newest rows are the oldest.
-fn blocks_above(storage: &Storage, most: u64, wait: &BackendWait) -> HashMap<u32, i64> {
-    let mut filled: Vec<(i64, u32, u64)> = Vec::new();
+/// Whether a version may be without its entries in the indexes yet, however far a clock was set back since.
+fn is_being_inserted(header: &Header) -> bool {
+    header.infomask & HEAP_XMIN_COMMITTED == 0 && PostgresStatus.in_progress(header.xmin)
+}
+
+/// When the newest of those rows was inserted, in milliseconds since 2000, without which a stream has no more than `most` bytes.
+fn newest_above(storage: &Storage, most: u64, wait: &BackendWait) -> i64 {
+    let mut bytes_at: BTreeMap<i64, u64> = BTreeMap::new();
     for block in 0..storage.blocks() {
         check_for_interrupts();
         let pin = storage.cache.read(storage.block(block), wait).or_raise();
         let guard = pin.shared(wait).or_raise();
         let page = guard.page();
-        let newest = match page.kind() {
-            PageKind::Data => page.versions().filter_map(|(offset, _)| page.row_time(offset)).max(),
-            _ => None,
-        };
-        filled.extend(newest.map(|newest| (newest, block, page.compact_len() as u64)));
+        if page.kind() != PageKind::Data {
+            continue;
+        }
+        let times: Vec<i64> = page.versions().filter_map(|(offset, _)| page.row_time(offset)).collect();
+        // Each row counts with its share of the page.
+        let share = page.compact_len() / times.len().max(1);
+        for time in times {
+            *bytes_at.entry(time).or_default() += share as u64;
+        }
     }
-    filled.sort_unstable_by(|a, b| b.cmp(a));
     let mut kept = 0;
-    let above = filled.into_iter().filter(|(_, _, bytes)| {
+    let first_above = bytes_at.into_iter().rev().find(|(_, bytes)| {
         kept += bytes;
         kept > most
     });
-    above.map(|(newest, block, _)| (block, newest)).collect()
+    first_above.map_or(i64::MIN, |(time, _)| time)
 }
 
 /// Gives back the storage of expired rows.

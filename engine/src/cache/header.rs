@@ -10,7 +10,7 @@ use crate::ids::{Lsn, StorageId};
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"KALAMDB1");
 
 /// The version of the layout of the mapping; an old library meets a new one and is refused.
-pub const LAYOUT_VERSION: u32 = 8;
+pub const LAYOUT_VERSION: u32 = 9;
 
 /// The longest text of a failure that the mapping keeps, in bytes.
 pub const FAILURE_TEXT: usize = 1984;

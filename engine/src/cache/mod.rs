@@ -7,6 +7,7 @@
 //! Invariant: the cache is a cache. Emptied at any moment between operations, every query still gives the same answer.
 
 mod cooling;
+mod eras;
 mod failure;
 mod flush_state;
 mod frame;
@@ -27,6 +28,7 @@ mod storage_table;
 mod worker_side;
 
 pub use cooling::{ForCooling, Reserved};
+pub use eras::{Eras, Readers};
 pub use flush_state::{FlushLimits, FlushNews, FlushState};
 pub use frame::LoadFailure;
 pub use guard::{Exclusive, ExclusiveGuard, LatchedPage, Pin, SharedGuard};

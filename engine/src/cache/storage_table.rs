@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::Cache;
+use super::eras::Eras;
 use super::flush_state::FlushState;
 use super::latch::WaitForever;
 use crate::error::{Error, ErrorKind, Result};
@@ -84,6 +85,8 @@ pub struct StorageDescriptor {
     insert_targets: [AtomicU32; INSERT_TARGETS],
     /// When its changed rows are due for a flush.
     pub flush: FlushState,
+    /// Which rows have vanished; of streams alone.
+    pub eras: Eras,
 }
 
 impl StorageDescriptor {
@@ -206,6 +209,7 @@ impl StorageDescriptor {
             target.store(NONE, Ordering::Relaxed);
         }
         self.flush.reset();
+        self.eras.reset();
         self.id.store(info.id.0, Ordering::Release);
     }
 }

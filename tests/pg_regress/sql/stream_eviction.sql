@@ -63,6 +63,8 @@ END $$;
 CALL wait_for_old_snapshots();
 VACUUM events;
 ALTER TABLE events SET (kalam.ttl = '1 hour');
+SELECT pg_sleep(1);
+SELECT rows FROM evict('events');
 SELECT rows, looked_at FROM evict('events');
 SELECT count(*) FROM events;
 SET client_min_messages = warning;

@@ -157,14 +157,14 @@ fn check_style(report: &DbError) -> Result<()> {
     Ok(())
 }
 
-/// Repeats something until it succeeds: the engine notices by itself that a fault is gone.
+/// Repeats something until it succeeds: the engine notices by itself that a fault is gone, and a job that it has ended.
 pub fn eventually<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match attempt() {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() > deadline => {
-                return Err(error.context("the engine does not notice that the fault is gone"));
+                return Err(error.context(format!("not within {PATIENCE:?}")));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }

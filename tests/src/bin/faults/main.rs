@@ -11,6 +11,7 @@ mod jobs;
 mod link;
 mod segments;
 mod store;
+mod streams;
 mod waits;
 
 use std::process::ExitCode;
@@ -39,7 +40,7 @@ pub enum Outcome {
 type Fault = fn(&Installation) -> Result<Outcome>;
 
 /// The longest first.
-const FAULTS: [(&str, Fault); 24] = [
+const FAULTS: [(&str, Fault); 25] = [
     ("store_full", disk::store_full),
     ("disk_full", disk::disk_full),
     ("bucket_unreachable", bucket::unreachable),
@@ -47,6 +48,7 @@ const FAULTS: [(&str, Fault); 24] = [
     ("bucket_round_trip", bucket::round_trip),
     ("manifest_lost", segments::manifest_lost),
     ("uncommitted_files", segments::uncommitted_files),
+    ("eviction_stopped", streams::eviction_stopped),
     ("user_files_missing", segments::user_files_missing),
     ("unnamed_values", segments::unnamed_values),
     ("missing_rights", store::missing_rights),
