@@ -439,7 +439,7 @@ REVOKE ALL ON FUNCTION kalam.clean_up_users(boolean) FROM PUBLIC;
 -- User tables
 
 CREATE FUNCTION kalam.scan_user() RETURNS text
-    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'kalam_scan_user';
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kalam_scan_user';
 COMMENT ON FUNCTION kalam.scan_user() IS 'user whose rows the running statement sees; null when it sees those of all users';
 
 CREATE FUNCTION kalam.table_users(relation regclass, OUT user_id text, OUT partition bigint, OUT blocks bigint)

@@ -324,6 +324,14 @@ pub fn in_query() -> bool {
     matches!(CURRENT.get().place, Place::Query(_))
 }
 
+/// The query that the process runs, by the address of its descriptor.
+pub fn running_query() -> Option<usize> {
+    match CURRENT.get().place {
+        Place::Query(query) => Some(query),
+        Place::Session | Place::Maintenance => None,
+    }
+}
+
 /// Goes on with a command as one that works on whole tables.
 pub fn work_on_whole_tables() {
     HOOKED.set(true);

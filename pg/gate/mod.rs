@@ -32,7 +32,7 @@ use crate::tableam::storage::{Storage, relation_name};
 use context::User;
 pub use context::{
     acts_for_everybody, begin_transaction_statement, enter_rights_of, in_key_check, in_query, is_partitioned, leave, lent_now,
-    note_move, works_on_whole_tables,
+    note_move, running_query, works_on_whole_tables,
 };
 pub use estimates::own_share;
 pub use statistics::Sample;

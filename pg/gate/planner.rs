@@ -642,22 +642,35 @@ unsafe extern "C-unwind" fn forget_counts(state: *mut pg_sys::PlanState, context
                 // Which of the user's blocks are there, and whether with their rows, depends on others too.
                 if pg_sys::planstate_tree_walker(state, Some(searches_mixing_index), std::ptr::null_mut()) {
                     blocks = (0, 0);
-                    if let Some(counters) = (*state).instrument.as_mut() {
-                        counters.nfiltered2 = 0.0;
+                    for counters in all_counters(state) {
+                        (*counters).nfiltered2 = 0.0;
                     }
                 }
                 compat::set_bitmap_blocks(bitmap, blocks.0, blocks.1);
             }
         }
-        let counters = (*state).instrument;
-        if !index.is_null() && !counters.is_null() && mixes_users(index) {
-            (*counters).ntuples2 = 0.0;
-            if (*state).type_ == pg_sys::NodeTag::T_BitmapIndexScanState {
-                (*counters).tuplecount = 0.0;
-                (*counters).ntuples = 0.0;
+        if !index.is_null() && mixes_users(index) {
+            let is_bitmap = (*state).type_ == pg_sys::NodeTag::T_BitmapIndexScanState;
+            for counters in all_counters(state) {
+                (*counters).ntuples2 = 0.0;
+                if is_bitmap {
+                    (*counters).tuplecount = 0.0;
+                    (*counters).ntuples = 0.0;
+                }
             }
         }
         pg_sys::planstate_tree_walker(state, Some(forget_counts), context)
+    }
+}
+
+/// What was counted of a node, by all processes together and by each parallel worker.
+unsafe fn all_counters(state: *mut pg_sys::PlanState) -> impl Iterator<Item = *mut pg_sys::Instrumentation> {
+    // SAFETY: the caller's; the workers' counters follow their number.
+    unsafe {
+        let workers = (*state).worker_instrument;
+        let number = if workers.is_null() { 0 } else { (*workers).num_workers.max(0) as usize };
+        let of_workers = (0..number).map(move |worker| (*workers).instrument.as_mut_ptr().add(worker));
+        Some((*state).instrument).into_iter().filter(|counters| !counters.is_null()).chain(of_workers)
     }
 }
 

@@ -30,6 +30,7 @@ pub mod values;
 mod analyze;
 mod delete;
 pub mod main_fork;
+mod parallel;
 mod rewrite;
 mod temporary;
 
@@ -97,9 +98,9 @@ fn callbacks() -> SyncRoutine {
         scan_getnextslot: Some(scan::scan_getnextslot),
         scan_set_tidrange: Some(scan::scan_set_tidrange),
         scan_getnextslot_tidrange: Some(scan::scan_getnextslot_tidrange),
-        parallelscan_estimate: Some(scan::parallelscan_estimate),
-        parallelscan_initialize: Some(scan::parallelscan_initialize),
-        parallelscan_reinitialize: Some(scan::parallelscan_reinitialize),
+        parallelscan_estimate: Some(parallel::estimate),
+        parallelscan_initialize: Some(parallel::initialize),
+        parallelscan_reinitialize: Some(parallel::reinitialize),
         index_fetch_begin: Some(fetch::index_fetch_begin),
         index_fetch_reset: Some(fetch::index_fetch_reset),
         index_fetch_end: Some(fetch::index_fetch_end),

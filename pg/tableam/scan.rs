@@ -17,7 +17,7 @@ use super::slot::{TuplePlace, store_version, tid_of};
 use super::status::{PostgresStatus, SnapshotView};
 use super::storage::Storage;
 use super::stream::Expiry;
-use super::{partition, prune, raw, stats};
+use super::{parallel, partition, prune, raw, stats};
 use crate::error::OrRaise;
 use crate::ffi::compat;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
@@ -179,6 +179,10 @@ impl Scan {
 
     /// Scans all rows.
     pub fn reach_everybody(&mut self) {
+        if !self.base.rs_parallel.is_null() {
+            // SAFETY: the scan's shared state.
+            unsafe { parallel::require_everybody(self.base.rs_parallel) };
+        }
         self.access = Access::All;
         self.drop_list();
         self.restart();
@@ -388,8 +392,8 @@ impl Scan {
         if self.base.rs_parallel.is_null() {
             return self.end - self.first;
         }
-        // SAFETY: the shared state of a block-wise parallel scan.
-        unsafe { (*self.base.rs_parallel.cast::<pg_sys::ParallelBlockTableScanDescData>()).phs_nblocks }
+        // SAFETY: the scan's shared state.
+        unsafe { parallel::blocks(self.base.rs_parallel) }
     }
 
     /// Puts the current hit into a slot.
@@ -414,7 +418,7 @@ impl Scan {
     /// The block after the current one in scan order.
     unsafe fn next_block(&mut self, forward: bool) -> Option<u32> {
         if !self.base.rs_parallel.is_null() {
-            // SAFETY: the parallel scan's shared state, laid out by Postgres' own functions.
+            // SAFETY: the scan's shared state.
             return unsafe { self.next_parallel_block() };
         }
         if !self.started {
@@ -441,24 +445,16 @@ impl Scan {
     }
 
     unsafe fn next_parallel_block(&mut self) -> Option<u32> {
-        // SAFETY: see `next_block`.
-        unsafe {
-            let shared = self.base.rs_parallel.cast::<pg_sys::ParallelBlockTableScanDescData>();
-            if !self.started {
-                self.started = true;
-                pg_sys::table_block_parallelscan_startblock_init(self.base.rs_rd, &mut self.parallel, shared);
+        let wait = BackendWait::new(self.storage.cache);
+        loop {
+            // SAFETY: see `next_block`.
+            let block = unsafe { parallel::next_block(self.base.rs_rd, &mut self.parallel, self.base.rs_parallel, self.started) };
+            self.started = true;
+            let block = block?;
+            if self.may_enter(block, &wait) {
+                return Some(block);
             }
-            let wait = BackendWait::new(self.storage.cache);
-            loop {
-                let block = pg_sys::table_block_parallelscan_nextpage(self.base.rs_rd, &mut self.parallel, shared);
-                if block == pg_sys::InvalidBlockNumber {
-                    return None;
-                }
-                if self.may_enter(block, &wait) {
-                    return Some(block);
-                }
-                check_for_interrupts();
-            }
+            check_for_interrupts();
         }
     }
 
@@ -691,35 +687,6 @@ pub unsafe extern "C-unwind" fn scan_getnextslot_tidrange(
         clear(slot);
         false
     }
-}
-
-/// Size of the state that parallel workers share.
-#[pg_guard]
-pub unsafe extern "C-unwind" fn parallelscan_estimate(rel: pg_sys::Relation) -> pg_sys::Size {
-    // SAFETY: Postgres' own function for block-wise scans; it asks us for the number of blocks.
-    unsafe { pg_sys::table_block_parallelscan_estimate(rel) }
-}
-
-/// Fills the state that parallel workers share.
-#[pg_guard]
-pub unsafe extern "C-unwind" fn parallelscan_initialize(
-    rel: pg_sys::Relation,
-    scan: pg_sys::ParallelTableScanDesc,
-) -> pg_sys::Size {
-    // SAFETY: as above.
-    unsafe {
-        let size = pg_sys::table_block_parallelscan_initialize(rel, scan);
-        // Workers start at the first block: our scans read in block order and keep no synchronised position.
-        (*scan).phs_syncscan = false;
-        size
-    }
-}
-
-/// Resets the state that parallel workers share.
-#[pg_guard]
-pub unsafe extern "C-unwind" fn parallelscan_reinitialize(rel: pg_sys::Relation, scan: pg_sys::ParallelTableScanDesc) {
-    // SAFETY: as above.
-    unsafe { pg_sys::table_block_parallelscan_reinitialize(rel, scan) };
 }
 
 compat::bitmap_callbacks!(set_bitmap_callbacks, enter_bitmap_page, next_of_bitmap_page);
