@@ -18,6 +18,7 @@ use super::context::{enter_utility, leave, work_on_whole_tables};
 use super::is_user_table;
 use super::planner::nodes;
 use super::tree::Kind;
+use super::withheld;
 use crate::error::{SqlError, raise};
 use crate::ffi::catalog;
 use crate::ffi::function::version_1;
@@ -37,8 +38,13 @@ pub unsafe fn watch(statement: Statement) {
         } else {
             statement
         };
-        let before = enter_utility(works_on_whole_tables(statement.node()));
-        statement.run();
+        let whole_tables = works_on_whole_tables(statement.node());
+        let before = enter_utility(whole_tables);
+        if whole_tables {
+            withheld::run(|| statement.run());
+        } else {
+            statement.run();
+        }
         leave(before);
     }
 }

@@ -13,6 +13,7 @@ mod lent;
 mod planner;
 mod statistics;
 mod tree;
+mod withheld;
 
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -36,6 +37,7 @@ pub use context::{
 };
 pub use estimates::own_share;
 pub use statistics::Sample;
+pub use withheld::note_read_of_all;
 
 /// The column that says whose a row is.
 pub const USER_COLUMN: &CStr = c"_user_id";
@@ -67,7 +69,10 @@ impl Access {
         }
         context::require_prepared().or_raise();
         match context::user_in(rel).or_raise() {
-            User::All => Access::All,
+            User::All => {
+                note_read_of_all();
+                Access::All
+            }
             User::Named(user) => Access::of_user(&user, storage, wait),
         }
     }

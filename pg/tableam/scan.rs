@@ -23,7 +23,7 @@ use crate::ffi::compat;
 use crate::ffi::interrupts::{BackendWait, check_for_interrupts};
 use crate::ffi::memory::in_context;
 use crate::ffi::plain;
-use crate::gate::{Access, Sample};
+use crate::gate::{Access, Sample, is_partitioned, note_read_of_all};
 
 pub use sample::{scan_sample_next_block, scan_sample_next_tuple};
 
@@ -179,6 +179,9 @@ impl Scan {
 
     /// Scans all rows.
     pub fn reach_everybody(&mut self) {
+        if is_partitioned(self.base.rs_rd) {
+            note_read_of_all();
+        }
         if !self.base.rs_parallel.is_null() {
             // SAFETY: the scan's shared state.
             unsafe { parallel::require_everybody(self.base.rs_parallel) };

@@ -1,0 +1,53 @@
+-- Errors of an owner's commands that read the rows of all users do not say what is in them.
+CREATE SCHEMA hostile_errors;
+CREATE ROLE regress_errors_owner;
+GRANT ALL ON SCHEMA hostile_errors TO regress_errors_owner;
+GRANT SET ON PARAMETER kalam.user_id TO regress_errors_owner;
+SET search_path = hostile_errors, public;
+SET ROLE regress_errors_owner;
+CREATE TABLE pair (a int, b text, span int4range) USING kalam_user;
+CREATE TABLE place (id int PRIMARY KEY) USING kalam_shared;
+SET kalam.user_id = 'ann';
+INSERT INTO pair VALUES (1, 'secret', '[1,5)'), (1, 'secret', '[2,6)'), (2, 'other', '[7,8)');
+SET kalam.user_id = 'eve';
+CREATE UNIQUE INDEX ON pair (b);
+CREATE UNIQUE INDEX CONCURRENTLY pair_later ON pair (b);
+DROP INDEX pair_later;
+ALTER TABLE pair ADD PRIMARY KEY (a);
+ALTER TABLE pair ADD EXCLUDE USING btree (b WITH =);
+ALTER TABLE pair ADD FOREIGN KEY (a) REFERENCES place;
+ALTER TABLE pair ADD CONSTRAINT later FOREIGN KEY (a) REFERENCES place NOT VALID;
+ALTER TABLE pair VALIDATE CONSTRAINT later;
+ALTER TABLE pair DROP CONSTRAINT later;
+-- With workers that build the index together.
+SET max_parallel_maintenance_workers = 2;
+SET min_parallel_table_scan_size = 0;
+CREATE UNIQUE INDEX ON pair (b, span, a);
+CREATE UNIQUE INDEX ON pair (b);
+RESET max_parallel_maintenance_workers;
+-- What the same command meets in other tables is told.
+CREATE TABLE plain (a int) USING kalam_shared;
+INSERT INTO plain VALUES (1), (1);
+CREATE UNIQUE INDEX ON plain (a);
+ALTER TABLE plain ADD FOREIGN KEY (a) REFERENCES place;
+-- A query below a command is the user's own.
+CREATE TABLE own (id int PRIMARY KEY) USING kalam_user;
+INSERT INTO own VALUES (1);
+CREATE FUNCTION insert_own(int) RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO hostile_errors.own VALUES (1);
+    RETURN 1;
+END $$;
+ALTER TABLE pair ADD CHECK (insert_own(a) > 0);
+INSERT INTO own VALUES (1);
+-- Who may see all rows is told.
+RESET ROLE;
+CREATE UNIQUE INDEX ON pair (b);
+SET row_security = off;
+CREATE UNIQUE INDEX ON pair (b);
+ALTER TABLE pair ADD FOREIGN KEY (a) REFERENCES place;
+RESET row_security;
+SET client_min_messages = warning;
+DROP SCHEMA hostile_errors CASCADE;
+DROP OWNED BY regress_errors_owner;
+DROP ROLE regress_errors_owner;
