@@ -1,13 +1,13 @@
 //! The table that a run works on: locked so that its columns stay and no VACUUM and no second run come between.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kalamdb_engine::cold::Client;
 use pgrx::pg_sys;
 
-use crate::error::{SqlError, raise};
-use crate::ffi::extension;
-use crate::ffi::interrupts::{BackendWait, sleep};
+use crate::error::{OrRaise, SqlError, raise};
+use crate::ffi::interrupts::BackendWait;
+use crate::ffi::{catalog, extension};
 use crate::tableam::storage::{Storage, relation_name, require_table};
 use crate::worker::requests;
 
@@ -16,9 +16,6 @@ const LOCK: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKM
 
 /// Blocks that are asked for at a time, ahead of the one in work.
 const READ_AHEAD: usize = 16;
-
-/// Time between two tries to get the lock.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// An open and locked table of ours.
 pub struct Table {
@@ -32,23 +29,10 @@ pub struct Table {
 
 impl Table {
     /// Locks and opens a table; nothing if it does not exist any more.
-    ///
-    /// The lock is asked for again and again instead of waited for: whoever waits in the queue of a lock keeps those behind him out.
     pub fn open(relation: pg_sys::Oid, patience: Duration) -> Option<Table> {
-        let since = Instant::now();
         // SAFETY: takes a lock and opens a relation; both go with the transaction if an ERROR comes.
         unsafe {
-            while !pg_sys::ConditionalLockRelationOid(relation, LOCK) {
-                if since.elapsed() > patience {
-                    raise(
-                        SqlError::lock_not_available(
-                            "the table is in use by a change of its definition, by VACUUM or by another job",
-                        )
-                        .with_hint("Try again later; a job does so by itself."),
-                    );
-                }
-                sleep(LOCK_PAUSE);
-            }
+            catalog::lock_within(relation, LOCK, patience).or_raise();
             let rel = pg_sys::try_relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             if rel.is_null() {
                 pg_sys::UnlockRelationOid(relation, LOCK);

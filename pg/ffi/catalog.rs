@@ -3,10 +3,12 @@
 #![allow(non_snake_case, reason = "names of functions are Postgres'")]
 
 use std::ffi::{CStr, c_char, c_int};
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
 use crate::error::{SqlError, raise};
+use crate::ffi::interrupts::sleep;
 use crate::ffi::{extension, plain};
 use crate::gate;
 
@@ -33,6 +35,9 @@ pub fn relation_of_file(tablespace: u32, relnumber: u32) -> pg_sys::Oid {
     }
 }
 
+/// Time between two tries to get a lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// What a relation is called and whose it is.
 pub struct RelationInfo {
     /// Its OID.
@@ -58,6 +63,41 @@ pub fn with_relation<R>(relation: pg_sys::Oid, run: impl FnOnce(pg_sys::Relation
         pg_sys::relation_close(rel, lock);
         Some(result)
     }
+}
+
+/// As [`with_relation`], for what takes no harm if the relation changes meanwhile: waits for nobody.
+pub fn with_relation_unlocked<R>(relation: pg_sys::Oid, run: impl FnOnce(pg_sys::Relation) -> R) -> Option<R> {
+    // SAFETY: looks into the catalogs; after an ERROR the resource owner closes the relation.
+    unsafe {
+        let rel = pg_sys::RelationIdGetRelation(relation);
+        if rel.is_null() {
+            return None;
+        }
+        let result = run(rel);
+        pg_sys::RelationClose(rel);
+        Some(result)
+    }
+}
+
+/// Locks a relation that may not exist any more.
+///
+/// The lock is asked for again and again instead of waited for: whoever waits in the queue of a lock keeps those behind him out.
+///
+/// # Errors
+/// 55P03 when the lock is not free in time.
+pub fn lock_within(relation: pg_sys::Oid, lock: pg_sys::LOCKMODE, patience: Duration) -> Result<(), SqlError> {
+    let since = Instant::now();
+    // SAFETY: takes a lock, which goes with the transaction.
+    while !unsafe { pg_sys::ConditionalLockRelationOid(relation, lock) } {
+        if since.elapsed() > patience {
+            return Err(SqlError::lock_not_available(
+                "the table is in use by a change of its definition, by VACUUM or by another job",
+            )
+            .with_hint("Try again later; a job does so by itself."));
+        }
+        sleep(LOCK_PAUSE);
+    }
+    Ok(())
 }
 
 /// A relation's name, schema and owner without a lock on it; none if it is gone.

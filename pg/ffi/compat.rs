@@ -28,6 +28,34 @@ const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 /// The timeout of statements among those of a process; the same number in all supported versions.
 pub const STATEMENT_TIMEOUT: std::ffi::c_int = 3;
 
+/// Stands for a timeout of the process' own when it is registered: a number behind Postgres' own in all supported versions.
+pub const OWN_TIMEOUT: std::ffi::c_int = 20;
+
+/// The type of an access method's function for costs.
+pub type CostFunction = unsafe extern "C-unwind" fn(
+    *mut pg_sys::PlannerInfo,
+    *mut pg_sys::IndexPath,
+    f64,
+    *mut pg_sys::Cost,
+    *mut pg_sys::Cost,
+    *mut pg_sys::Selectivity,
+    *mut f64,
+    *mut f64,
+);
+
+/// Has the planner ask a function for the costs of an index.
+pub fn set_cost_function(index: &mut pg_sys::IndexOptInfo, function: CostFunction) {
+    #[cfg(feature = "pg15")]
+    {
+        // SAFETY: the declaration leaves the arguments out; the planner passes these.
+        index.amcostestimate = Some(unsafe { std::mem::transmute::<CostFunction, unsafe extern "C-unwind" fn()>(function) });
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        index.amcostestimate = Some(function);
+    }
+}
+
 /// The lock under which extensions find or make their shared memory.
 pub fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
     // SAFETY: the array is in shared memory from the start of the process and has far more built-in locks.

@@ -27,6 +27,10 @@ unsafe extern "C-unwind" {
     pub fn log_needs_flush(lsn: pg_sys::XLogRecPtr) -> bool;
     /// Sets a timeout that the process has registered, in milliseconds.
     pub fn enable_timeout_after(timeout: std::ffi::c_int, delay: std::ffi::c_int);
+    /// Registers a timeout of the process' own; returns its number. The handler is called as one for a signal.
+    pub fn RegisterTimeout(timeout: std::ffi::c_int, handler: unsafe extern "C" fn()) -> std::ffi::c_int;
+    /// Sets a timeout that the process has registered and that is reached again and again: first at a time, then every so many milliseconds.
+    pub fn enable_timeout_every(timeout: std::ffi::c_int, first: pg_sys::TimestampTz, delay: std::ffi::c_int);
     /// Ends a timeout; whether it was reached is remembered if wanted.
     pub fn disable_timeout(timeout: std::ffi::c_int, keeps_indicator: bool);
     /// The name of an index's column that is an expression; null if it has none of its own.

@@ -66,6 +66,17 @@ unsafe extern "C-unwind" {
 }
 
 unsafe extern "C-unwind" {
+    /// What the search of a btree index costs.
+    pub fn btcostestimate(
+        root: *mut pg_sys::PlannerInfo,
+        path: *mut pg_sys::IndexPath,
+        loops: f64,
+        startup: *mut pg_sys::Cost,
+        total: *mut pg_sys::Cost,
+        selectivity: *mut pg_sys::Selectivity,
+        correlation: *mut f64,
+        pages: *mut f64,
+    );
     pub fn RelationIdGetRelation(relation: pg_sys::Oid) -> pg_sys::Relation;
     pub fn RelationGetIndexList(rel: pg_sys::Relation) -> *mut pg_sys::List;
     pub fn smgrGetPendingDeletes(for_commit: bool, files: *mut *mut FileLocator) -> c_int;

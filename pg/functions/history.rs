@@ -64,6 +64,7 @@ pub unsafe extern "C-unwind" fn kalam_history_typed(call: pg_sys::FunctionCallIn
         }
         let rel = open_readable(relation);
         let result = result_set(call, pg_sys::MAT_SRF_USE_EXPECTED_DESC);
+        require_columns(rel, (*result).setDesc);
         kept_rows(rel, &mut |mut kept| {
             let (values, nulls) = (kept.row.values.as_mut_ptr(), kept.row.nulls.as_mut_ptr());
             pg_sys::tuplestore_putvalues((*result).setResult, (*result).setDesc, values, nulls);
@@ -71,6 +72,32 @@ pub unsafe extern "C-unwind" fn kalam_history_typed(call: pg_sys::FunctionCallIn
         pg_sys::relation_close(rel, LOCK);
     }
     pg_sys::Datum::from(0)
+}
+
+unsafe fn columns<'d>(descriptor: pg_sys::TupleDesc) -> &'d [pg_sys::FormData_pg_attribute] {
+    // SAFETY: the caller's descriptor is valid.
+    unsafe { std::slice::from_raw_parts(compat::attributes(descriptor), (*descriptor).natts.max(0) as usize) }
+}
+
+/// Raises an error unless rows have the columns that the query was started with: the table was not locked until now.
+unsafe fn require_columns(rel: pg_sys::Relation, expected: pg_sys::TupleDesc) {
+    // SAFETY: the descriptors of an open relation and of the running query.
+    let (present, expected) = unsafe { (columns((*rel).rd_att), columns(expected)) };
+    let same = |(present, expected): (&pg_sys::FormData_pg_attribute, &pg_sys::FormData_pg_attribute)| {
+        present.attisdropped == expected.attisdropped
+            && present.atttypid == expected.atttypid
+            && present.attlen == expected.attlen
+            && present.attbyval == expected.attbyval
+    };
+    if present.len() != expected.len() || !present.iter().zip(expected).all(same) {
+        raise(
+            SqlError::prerequisite(format!(
+                "the columns of table \"{}\" have changed since the query was started",
+                relation_name(rel)
+            ))
+            .with_hint("Run the query again."),
+        );
+    }
 }
 
 /// Opens a table of ours of which the current user may read every row.

@@ -13,7 +13,7 @@ use crate::identity::account::{Rank, current_rank, require_rank};
 use crate::identity::audit::Event;
 use crate::identity::control_table::{ControlTable, Lasts};
 use crate::identity::session::act_as;
-use crate::identity::{check_user_name, snowflake};
+use crate::identity::{check_user_name, setting_use, snowflake};
 use crate::jobs::{Kind, request};
 use crate::ownership::{erase, export, failed, user_tables_of};
 use crate::storages;
@@ -35,6 +35,7 @@ fn require_may_handle(user: &str) -> Result<(), SqlError> {
 fn user_usage(user: Option<&str>) -> TableIterator<'static, (name!(relation, pg_sys::Oid), name!(rows, i64), name!(bytes, i64))> {
     let user = user.unwrap_or_default();
     require_may_handle(user).or_raise();
+    setting_use::note();
     TableIterator::new(usage(user).or_raise())
 }
 

@@ -190,6 +190,12 @@ pub fn user_of_function(rel: pg_sys::Relation) -> Result<User, SqlError> {
 
 /// For whom the session acts at the moment.
 pub fn user_of_session() -> Result<User, SqlError> {
+    // SAFETY: a value of the process.
+    if unsafe { pg_sys::ParallelWorkerNumber } >= 0 && !identity::setting_use::knows_session() {
+        return Err(SqlError::prerequisite("a parallel worker does not know for whom the session acts")
+            .with_detail("Its leader has not loaded the library.")
+            .with_hint("Use LOAD 'kalamdb' first, or put the library into \"shared_preload_libraries\"."));
+    }
     // SAFETY: plain values of the process.
     if unsafe { plain::IsLogicalWorker() } {
         // Rows that replication brings say themselves whose they are.
@@ -498,8 +504,9 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let run = PREVIOUS_FINISH.unwrap_or(unguarded::standard_ExecutorFinish);
         run(query);
-        if MET.get() && (*query).instrument_options != 0 && matches!(user(), Ok(User::Named(_))) {
-            planner::forget_counts_of_others((*query).planstate);
+        let is_measured = (*query).instrument_options != 0 || !(*query).totaltime.is_null();
+        if is_measured && MET.get() && matches!(user(), Ok(User::Named(_))) {
+            planner::forget_counts_of_others(query);
         }
     }
     CURRENT.set(before);

@@ -4,10 +4,10 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::context::{User, is_partitioned, may_plan_key_check, user_of_session};
 use super::statistics::{self, Shape};
-use super::{Access, access_for_estimate, counters, is_user_table, may_have_users};
+use super::{Access, access_for_estimate, cost, counters, is_user_table, may_have_users};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
-use crate::ffi::plain;
+use crate::ffi::{compat, plain};
 use crate::tableam::partition;
 use crate::tableam::storage::Storage;
 
@@ -76,6 +76,7 @@ unsafe extern "C-unwind" fn relation_info(
         for index in super::planner::nodes::<pg_sys::IndexOptInfo>((*info).indexlist) {
             if (*index).relam == pg_sys::BTREE_AM_OID && *(*index).indexkeys == column {
                 (*index).pages = ((f64::from((*index).pages) * share).ceil() as u32).max(1);
+                compat::set_cost_function(&mut *index, cost::of_user_index);
             }
         }
     }

@@ -6,6 +6,7 @@
 //! `row_security = off`, as do the server's own passes over a whole table: index builds, rewrites, VACUUM, checks of foreign keys.
 
 mod context;
+mod cost;
 mod counters;
 pub mod ddl;
 mod estimates;

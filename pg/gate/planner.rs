@@ -386,6 +386,9 @@ unsafe fn subject(node: *mut pg_sys::Node, function: pg_sys::Oid) -> Option<(u32
         }
         let arguments: Vec<*mut pg_sys::Node> = nodes((*node.cast::<pg_sys::OpExpr>()).args).collect();
         let is_user = |node: *mut pg_sys::Node| {
+            // A condition that the planner has derived from two others names the type once more.
+            let node =
+                if tag(node) == pg_sys::NodeTag::T_RelabelType { (*node.cast::<pg_sys::RelabelType>()).arg.cast() } else { node };
             tag(node) == pg_sys::NodeTag::T_FuncExpr && (*node.cast::<pg_sys::FuncExpr>()).funcid == function
         };
         let column = match arguments[..] {
@@ -614,14 +617,62 @@ unsafe fn prunes_by(step: *mut pg_sys::Node, function: pg_sys::Oid) -> bool {
 /// Takes from what EXPLAIN ANALYZE is about to show what depends on the entries of all users in an index that mixes them.
 ///
 /// # Safety
-/// The state of a query that has run.
+/// A query that has run.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn forget_counts_of_others(state: *mut pg_sys::PlanState) {
+pub unsafe extern "C-unwind" fn forget_counts_of_others(query: *mut pg_sys::QueryDesc) {
     // SAFETY: the caller's.
     unsafe {
-        if !state.is_null() {
-            forget_counts(state, std::ptr::null_mut());
+        let state = (*query).planstate;
+        if state.is_null() {
+            return;
         }
+        forget_counts(state, std::ptr::null_mut());
+        if touches_mixing_index(state, std::ptr::null_mut()) {
+            forget_usage(state, std::ptr::null_mut());
+            forget_usage_in((*query).totaltime);
+        }
+    }
+}
+
+/// Whether a plan searches or changes an index that mixes users: how many pages that takes, and how much log, depends on the values of
+/// others.
+#[pg_guard]
+unsafe extern "C-unwind" fn touches_mixing_index(state: *mut pg_sys::PlanState, context: *mut c_void) -> bool {
+    let mixes = |index: pg_sys::Relation| !index.is_null() && unsafe { mixes_users(index) };
+    // SAFETY: as in `forget_counts`; a result relation has as many indexes open as it says.
+    unsafe {
+        let touches = match (*state).type_ {
+            pg_sys::NodeTag::T_IndexScanState => mixes((*state.cast::<pg_sys::IndexScanState>()).iss_RelationDesc),
+            pg_sys::NodeTag::T_IndexOnlyScanState => mixes((*state.cast::<pg_sys::IndexOnlyScanState>()).ioss_RelationDesc),
+            pg_sys::NodeTag::T_BitmapIndexScanState => mixes((*state.cast::<pg_sys::BitmapIndexScanState>()).biss_RelationDesc),
+            pg_sys::NodeTag::T_ModifyTableState => {
+                let change = &*state.cast::<pg_sys::ModifyTableState>();
+                (0..change.mt_nrels.max(0) as usize).any(|number| {
+                    let result = &*change.resultRelInfo.add(number);
+                    let indexes = if result.ri_IndexRelationDescs.is_null() { 0 } else { result.ri_NumIndices.max(0) as usize };
+                    (0..indexes).any(|place| mixes(*result.ri_IndexRelationDescs.add(place)))
+                })
+            }
+            _ => false,
+        };
+        touches || pg_sys::planstate_tree_walker(state, Some(touches_mixing_index), context)
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn forget_usage(state: *mut pg_sys::PlanState, context: *mut c_void) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        all_counters(state).for_each(|counters| forget_usage_in(counters));
+        pg_sys::planstate_tree_walker(state, Some(forget_usage), context)
+    }
+}
+
+unsafe fn forget_usage_in(counters: *mut pg_sys::Instrumentation) {
+    // SAFETY: counters of the query, or null.
+    if let Some(counters) = unsafe { counters.as_mut() } {
+        counters.bufusage = pg_sys::BufferUsage::default();
+        counters.walusage = pg_sys::WalUsage::default();
     }
 }
 

@@ -11,11 +11,15 @@ use std::ops::Range;
 
 use pgrx::{pg_guard, pg_sys};
 
+use crate::error::OrRaise;
 use crate::ffi::compat;
+use crate::ffi::interrupts::BackendWait;
 use crate::ffi::memory::{in_context, in_new_context, new_context};
 use crate::ffi::pg_guard_ffi_boundary;
 use crate::ffi::plain;
+use crate::tableam::partition;
 use crate::tableam::slot::tid_of;
+use crate::tableam::storage::Storage;
 
 use super::planner::nodes;
 use super::{text_bytes, user_column};
@@ -183,6 +187,12 @@ impl Sample {
         let stated = unsafe { stated_distinct((*rel).rd_id, column.into()) };
         shape.distinct = match stated {
             Some(stated) => stated,
+            // Who sees the rows of all asks for one user's among them; a statement for one user has a row of its own.
+            None if c_int::from(column) == user_column(rel) => {
+                let storage = Storage::of(rel);
+                let users = partition::count(&storage, &BackendWait::new(storage.cache)).or_raise();
+                users.max(1) as f32
+            }
             None if !is_known || values == 0.0 => 0.0,
             None if values / rows >= GROWING => -(values / rows).min(1.0) as f32,
             None => (weighted / all).max(1.0) as f32,

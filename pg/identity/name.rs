@@ -30,11 +30,25 @@ pub fn check_user_name(name: &str) -> Result<(), &'static CStr> {
 /// Whether a character leaves no trace, so that two names that differ by it look the same.
 fn is_invisible(character: char) -> bool {
     use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+    /// What Unicode calls ignorable by default beside the characters of these categories, and the blank of Braille.
+    const BLANK: [std::ops::RangeInclusive<char>; 10] = [
+        '\u{34F}'..='\u{34F}',
+        '\u{115F}'..='\u{1160}',
+        '\u{17B4}'..='\u{17B5}',
+        '\u{180B}'..='\u{180F}',
+        '\u{2065}'..='\u{2065}',
+        '\u{2800}'..='\u{2800}',
+        '\u{3164}'..='\u{3164}',
+        '\u{FE00}'..='\u{FE0F}',
+        '\u{FFA0}'..='\u{FFA0}',
+        '\u{E0000}'..='\u{E0FFF}',
+    ];
     !character.is_ascii()
-        && matches!(
-            character.general_category(),
-            GeneralCategory::Format | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator
-        )
+        && (BLANK.iter().any(|range| range.contains(&character))
+            || matches!(
+                character.general_category(),
+                GeneralCategory::Format | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator
+            ))
 }
 
 /// A text that somebody gave as a name, cut to what a log has room for.

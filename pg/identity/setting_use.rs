@@ -62,6 +62,11 @@ pub extern "C-unwind" fn note_with_workers() {
     note_for(true);
 }
 
+/// Whether this process, if it is a parallel worker, has the settings of the library that its leader has: they cannot be taken over later.
+pub fn knows_session() -> bool {
+    preloaded() || LOADED_WITH_LEADER.get()
+}
+
 fn note_for(workers: bool) {
     // Who has logged in acts for oneself.
     if settings::audits_user_id()
@@ -115,7 +120,7 @@ fn tell(user: &KnownUser) -> Result<(), SqlError> {
     // SAFETY: a value of the process.
     if unsafe { plain::IsInParallelMode() } {
         // Nothing can be written then. A leader with the library has told of it before it started workers.
-        if preloaded() || LOADED_WITH_LEADER.get() {
+        if knows_session() {
             return Ok(());
         }
         return Err(SqlError::prerequisite("the session acts for a user that the audit log has not been told of")

@@ -81,10 +81,10 @@ fn is_stream(relation: pg_sys::Oid) -> bool {
     catalog::method_of(relation).is_some_and(|(_, method)| tableam::is_stream_routine(catalog::routine_of_method(method)))
 }
 
-/// The storage of a table in shared memory; none if the table is gone.
+/// The storage of a table in shared memory; none if the table is gone. Takes no lock on the table, as above.
 pub fn flush_state(relation: pg_sys::Oid) -> Option<&'static StorageDescriptor> {
     let found = process::transaction(c"KalamDB: looking for the table", || {
-        Ok(catalog::with_relation(relation, |rel| Storage::find(rel).map(|storage| storage.descriptor)).flatten())
+        Ok(catalog::with_relation_unlocked(relation, |rel| Storage::find(rel).map(|storage| storage.descriptor)).flatten())
     });
     found.ok().flatten()
 }

@@ -198,6 +198,9 @@ fn add_compaction(relation: pg_sys::Oid) -> Result<(), SqlError> {
 /// The time between two evictions of a stream, as a multiple of what the last one took.
 const PAUSE_PER_EVICTION: u64 = 4;
 
+/// How long an eviction tries to get the table's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Gives back the storage of expired rows of a stream; comes again as long as there are rows.
 fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
     let storage = policy::flush_state(relation);
@@ -206,10 +209,12 @@ fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
     }
     let begun = Instant::now();
     let evicted = transaction(c"KalamDB: eviction", || {
-        let lock = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+        // Who waits for old snapshots to end may hold the lock: REINDEX CONCURRENTLY does.
+        cold::release_snapshot();
+        catalog::lock_within(relation, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE, LOCK_PATIENCE)?;
         // SAFETY: opened with VACUUM's lock and closed with the transaction's end.
         unsafe {
-            let rel = pg_sys::try_relation_open(relation, lock);
+            let rel = pg_sys::try_relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             if rel.is_null() {
                 return Ok(None);
             }

@@ -181,6 +181,8 @@ impl Target {
     fn open(id: &str, storage: &str) -> Result<Target, SqlError> {
         let location = storages::open(&storages::require(storage)?)?;
         let waiters = Waiters { looked: Instant::now() };
+        // What an attempt before this one has left behind.
+        delete_files(storage, id)?;
         Ok(Target {
             location,
             directory: directory(id),

@@ -13,7 +13,7 @@ use super::row::set_hints;
 use super::slot::{TuplePlace, item_pointer, store_version, tid_of};
 use super::status::{PostgresStatus, SnapshotView, narrow};
 use super::storage::Storage;
-use super::stream::Expiry;
+use super::stream::{Expiry, frees_key};
 use crate::error::OrRaise;
 use crate::ffi::interrupts::BackendWait;
 use crate::ffi::{plain, unguarded};
@@ -273,7 +273,11 @@ pub unsafe extern "C-unwind" fn index_fetch_tuple(
             let mut hit =
                 search_chain(rel, &fetch.storage, &fetch.view, pin.get(), page, start, !*call_again, !all_dead.is_null());
             // Versions of streams stand alone, so nothing else is to be found behind one that is gone.
-            hit.found = hit.found.filter(|found| !fetch.expiry.is_gone(page, *found));
+            hit.found = hit.found.filter(|found| {
+                let gone = fetch.expiry.gone_time(page, *found);
+                // A check of a unique key asks whether the key may be given out again.
+                gone.is_some_and(|time| fetch.view.is_dirty() && !frees_key(rel, &fetch.storage, time, &wait)) || gone.is_none()
+            });
             // A page that is missing, as its segment is lost, may come back: the index entry stays.
             hit.all_dead &= page.kind() == PageKind::Data;
             let place = hit.found.and_then(|offset| version_place(pin.get(), page, offset));

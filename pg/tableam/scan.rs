@@ -517,7 +517,7 @@ pub unsafe extern "C-unwind" fn scan_begin(
         let (access, expiry) = if (*scan).view.is_mvcc() {
             (Access::of_statement(rel, &storage, &wait), Expiry::of_transaction(rel, &storage, &wait))
         } else {
-            (Access::All, Expiry::NEVER)
+            (Access::All, Expiry::for_everybody(rel, &storage))
         };
         (&raw mut (*scan).access).write(access);
         (&raw mut (*scan).expiry).write(expiry);

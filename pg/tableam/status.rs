@@ -151,6 +151,12 @@ impl SnapshotView {
         self.kind == pg_sys::SnapshotType::SNAPSHOT_MVCC
     }
 
+    /// Whether it is the look of a check of a unique key.
+    #[inline]
+    pub fn is_dirty(&self) -> bool {
+        self.kind == pg_sys::SnapshotType::SNAPSHOT_DIRTY
+    }
+
     /// Whether it is the planner's look at the ends of an index.
     #[inline]
     pub fn is_horizon(&self) -> bool {

@@ -55,6 +55,11 @@ impl Expiry {
         if is_stream(rel) { Expiry::of_stream(rel, storage, wait) } else { Expiry::NEVER }
     }
 
+    /// What is gone for everybody.
+    pub fn for_everybody(rel: pg_sys::Relation, storage: &Storage) -> Expiry {
+        if is_stream(rel) { Expiry { until: storage.descriptor.eras.vanished_for_all() } } else { Expiry::NEVER }
+    }
+
     fn of_stream(rel: pg_sys::Relation, storage: &Storage, wait: &BackendWait) -> Expiry {
         // SAFETY: a value of the process; parallel workers have their leader's.
         let start = unsafe { plain::GetCurrentTransactionStartTimestamp() };
@@ -77,7 +82,13 @@ impl Expiry {
     /// Whether a version is gone.
     #[inline]
     pub fn is_gone(self, page: Page<'_>, offset: u16) -> bool {
-        self.applies() && page.row_time(offset).is_some_and(|time| time <= self.until)
+        self.gone_time(page, offset).is_some()
+    }
+
+    /// When a version was inserted that is gone.
+    #[inline]
+    pub fn gone_time(self, page: Page<'_>, offset: u16) -> Option<i64> {
+        if self.applies() { page.row_time(offset).filter(|time| *time <= self.until) } else { None }
     }
 }
 
@@ -173,6 +184,13 @@ fn readers() -> Readers {
         pg_sys::pgstat_clear_backend_activity_snapshot();
     }
     readers
+}
+
+/// Whether the key of an expired row is free: whether nobody sees the row, and nobody will. A transaction may have begun before the row
+/// expired, and would see another one with its key.
+pub fn frees_key(rel: pg_sys::Relation, storage: &Storage, time: i64, wait: &BackendWait) -> bool {
+    let by_start = |start| Expiry::at(rel, millis(start)).until;
+    storage.descriptor.eras.vanish_at_once(time, wait, readers, by_start).or_raise()
 }
 
 /// How long an eviction waits for the statements that run when it begins.

@@ -58,6 +58,34 @@ impl Eras {
         self.vanished_before.load(Ordering::Acquire)
     }
 
+    /// Makes rows of `until` and before vanish for everybody at once, if the eldest reader sees none of them: `sees_until` is what has vanished
+    /// for a transaction of this start by its start alone. Whether they have.
+    ///
+    /// # Errors
+    /// What ends the wait for those who look.
+    pub fn vanish_at_once(
+        &self,
+        until: i64,
+        wait: &dyn Wait,
+        readers: impl FnOnce() -> Readers,
+        sees_until: impl FnOnce(i64) -> i64,
+    ) -> Result<bool> {
+        if self.vanished_for_all() >= until {
+            return Ok(true);
+        }
+        self.latch.lock_exclusive(wait)?;
+        let _unlock = Unlock(&self.latch);
+        let oldest = readers().oldest;
+        let of_era = if oldest >= self.since.load(Ordering::Relaxed) { &self.vanished } else { &self.vanished_before };
+        if sees_until(oldest).max(of_era.load(Ordering::Relaxed)) < until {
+            return Ok(false);
+        }
+        // Who has begun and has not looked yet finds them gone too.
+        self.vanished.fetch_max(until, Ordering::Relaxed);
+        self.vanished_before.fetch_max(until, Ordering::Release);
+        Ok(true)
+    }
+
     /// Begins an era in which rows of `until` and before have vanished, at the latest. `readers` tells of all transactions with snapshots; when
     /// one of them belongs to an earlier era than the present, everything stays as it is. Whether there is a new era.
     ///
@@ -122,6 +150,25 @@ mod tests {
         assert_eq!(look(&eras, 6_000_001), 4_000, "it has not changed for who has looked");
         assert_eq!(look(&eras, 5_000_000), 4_000, "who comes late sees what is left");
         assert_eq!(look(&eras, 7_000_001), 5_000);
+    }
+
+    #[test]
+    fn rows_that_nobody_sees_vanish_at_once() {
+        let eras = eras();
+        // A lifetime of one second.
+        let vanish = |until, oldest: i64| {
+            let readers = || Readers { oldest, newest: oldest };
+            eras.vanish_at_once(until, &WaitForever, readers, |start| start / 1000 - 1000).unwrap()
+        };
+        assert!(!vanish(4_000, 4_999_000), "the reader sees rows of that time");
+        assert_eq!(look(&eras, 4_000_000), i64::MIN);
+        assert!(vanish(4_000, 5_000_000));
+        assert_eq!(look(&eras, 4_000_000), 4_000, "one that has not looked finds them gone");
+        assert!(vanish(3_000, 1_000_000), "they are gone already");
+        assert!(begin(&eras, 4_500, 5_000_000, 5_500_000));
+        assert!(!vanish(4_500, 5_400_000), "a reader of before the era sees them");
+        assert!(vanish(4_500, 5_500_001));
+        assert_eq!(eras.vanished_for_all(), 4_500);
     }
 
     #[test]

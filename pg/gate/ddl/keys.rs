@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString, c_char};
 use pgrx::pg_sys;
 
 use super::super::USER_COLUMN;
+use super::super::lent;
 use super::super::planner::nodes;
 use super::{name_of, referred_user_table, relation, text, unsupported, user_table};
 use crate::error::{SqlError, raise};
@@ -185,15 +186,20 @@ pub unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, column: Option<
         }
         // A table that becomes a user table is none yet.
         let to_itself = table.is_some() && relation(constraint.pktable) == table;
-        if referred_user_table(constraint.pktable).is_none() && !to_itself {
-            return;
-        }
         let own: Vec<&CStr> = nodes::<pg_sys::Node>(constraint.fk_attrs).map(|node| string(node)).collect();
         let own = if own.is_empty() { column.into_iter().collect() } else { own };
+        let referred = referred_user_table(constraint.pktable);
+        if referred.is_none() && !to_itself {
+            if own.contains(&USER_COLUMN) {
+                refuse_null_user(constraint, &own);
+            }
+            return;
+        }
         let other: Vec<&CStr> = nodes::<pg_sys::Node>(constraint.pk_attrs).map(|node| string(node)).collect();
         // Without a list the primary key is meant, which begins with the user.
         let place = if other.is_empty() { Some(0) } else { other.iter().position(|name| *name == USER_COLUMN) };
         if place.is_some_and(|place| own.get(place) == Some(&USER_COLUMN)) {
+            referred.filter(|_| !to_itself).inspect(|table| require_owner(*table));
             refuse_null_user(constraint, &own);
             return;
         }
@@ -213,6 +219,20 @@ pub unsafe fn check_foreign_key(constraint: &pg_sys::Constraint, column: Option<
     }
 }
 
+/// Refuses a foreign key to a user table of somebody else: its check, and the rows that its actions change, would show what others have.
+fn require_owner(table: pg_sys::Oid) {
+    let owner = lent::owner(table);
+    // SAFETY: looks into the catalog's cache.
+    if unsafe { pg_sys::has_privs_of_role(plain::GetUserId(), owner) } {
+        return;
+    }
+    raise(
+        SqlError::insufficient_privilege("a foreign key cannot refer to a user table of another owner")
+            .with_detail("It would show rows of its users to whom the referring table belongs.")
+            .with_hint("Let one role own both tables."),
+    );
+}
+
 /// Refuses an action of a foreign key that would set the user of rows to NULL, and so fail whenever there are such rows.
 unsafe fn refuse_null_user(constraint: &pg_sys::Constraint, columns: &[&CStr]) {
     const SET_NULL: u8 = pg_sys::FKCONSTR_ACTION_SETNULL;
@@ -226,7 +246,9 @@ unsafe fn refuse_null_user(constraint: &pg_sys::Constraint, columns: &[&CStr]) {
         raise(
             SqlError::invalid_foreign_key("foreign key would set column \"_user_id\" to NULL")
                 .with_detail("Each row of a user table belongs to a user.")
-                .with_hint(if on_delete {
+                .with_hint(if others.is_empty() {
+                    "Use CASCADE, RESTRICT or NO ACTION.".to_owned()
+                } else if on_delete {
                     format!("Write ON DELETE SET NULL ({others}).")
                 } else {
                     "Use ON UPDATE CASCADE or NO ACTION; ON UPDATE SET NULL takes no list of columns.".to_owned()

@@ -191,8 +191,10 @@ RESET ROLE;
 DROP INDEX trap_reset;
 
 -- Below a change of others: a trigger of another table's owner, and one of the application.
-SET ROLE regress_checks_eve;
+RESET ROLE;
 CREATE TABLE leech (id int, FOREIGN KEY (_user_id, id) REFERENCES secret ON DELETE CASCADE) USING kalam_user;
+ALTER TABLE leech OWNER TO regress_checks_eve;
+SET ROLE regress_checks_eve;
 CREATE TRIGGER spies BEFORE DELETE ON leech FOR EACH STATEMENT EXECUTE FUNCTION spy_trigger('leech');
 SET ROLE regress_checks_ann;
 DELETE FROM secret WHERE id = 11;
@@ -231,7 +233,10 @@ BEGIN
     END;
     RETURN NULL;
 END $$;
+RESET ROLE;
 CREATE TABLE leech (id int, FOREIGN KEY (_user_id, id) REFERENCES secret ON DELETE CASCADE) USING kalam_user;
+ALTER TABLE leech OWNER TO regress_checks_eve;
+SET ROLE regress_checks_eve;
 CREATE TRIGGER spies BEFORE DELETE ON leech FOR EACH STATEMENT EXECUTE FUNCTION spy_login();
 RESET ROLE;
 DELETE FROM secret;
@@ -287,8 +292,10 @@ SET ROLE regress_checks_ann;
 SELECT tableoid::regclass, * FROM hand;
 
 -- A foreign key to rows of others by way of a table that was empty.
-SET ROLE regress_checks_eve;
+RESET ROLE;
 CREATE TABLE way (_user_id text COLLATE "C", id int, FOREIGN KEY (_user_id, id) REFERENCES secret (_user_id, id)) PARTITION BY RANGE (id);
+ALTER TABLE way OWNER TO regress_checks_eve;
+SET ROLE regress_checks_eve;
 ALTER TABLE way RENAME COLUMN _user_id TO who;
 CREATE TABLE way_heap PARTITION OF way DEFAULT USING heap;
 CREATE TABLE way_heap (who text COLLATE "C", id int) USING heap;

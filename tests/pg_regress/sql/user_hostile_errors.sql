@@ -40,6 +40,28 @@ BEGIN
 END $$;
 ALTER TABLE pair ADD CHECK (insert_own(a) > 0);
 INSERT INTO own VALUES (1);
+-- A foreign key would tell of the rows of somebody else's table: whether they are there, and what becomes of them.
+RESET ROLE;
+CREATE ROLE regress_errors_mallory;
+GRANT ALL ON SCHEMA hostile_errors TO regress_errors_mallory;
+SET ROLE regress_errors_owner;
+CREATE TABLE letter (id int PRIMARY KEY, code text, UNIQUE (code)) USING kalam_user;
+GRANT REFERENCES ON letter TO regress_errors_mallory;
+SET kalam.user_id = 'ann';
+INSERT INTO letter VALUES (1, 'pin 4711');
+SET ROLE regress_errors_mallory;
+CREATE TABLE planted (code text, _user_id text) USING heap;
+INSERT INTO planted VALUES ('pin 4711', 'ann');
+ALTER TABLE planted SET ACCESS METHOD kalam_user;
+ALTER TABLE planted ADD FOREIGN KEY (_user_id, code) REFERENCES letter (_user_id, code) ON UPDATE CASCADE;
+CREATE TABLE refers (id int, FOREIGN KEY (_user_id, id) REFERENCES letter) USING kalam_user;
+CREATE TABLE refers (id int, _user_id text COLLATE "C", FOREIGN KEY (_user_id, id) REFERENCES letter) PARTITION BY LIST (id);
+RESET ROLE;
+-- The user of a row is never set to NULL.
+CREATE TABLE person (name text COLLATE "C" PRIMARY KEY) USING kalam_shared;
+CREATE TABLE of_person (id int, FOREIGN KEY (_user_id) REFERENCES person ON DELETE SET NULL) USING kalam_user;
+SET ROLE regress_errors_owner;
+SET kalam.user_id = 'eve';
 -- Who may see all rows is told.
 RESET ROLE;
 CREATE UNIQUE INDEX ON pair (b);
@@ -49,5 +71,5 @@ ALTER TABLE pair ADD FOREIGN KEY (a) REFERENCES place;
 RESET row_security;
 SET client_min_messages = warning;
 DROP SCHEMA hostile_errors CASCADE;
-DROP OWNED BY regress_errors_owner;
-DROP ROLE regress_errors_owner;
+DROP OWNED BY regress_errors_owner, regress_errors_mallory;
+DROP ROLE regress_errors_owner, regress_errors_mallory;

@@ -120,3 +120,39 @@ pub fn job_database_dropped(installation: &Installation) -> Result<Outcome> {
     bed.check_up(postmaster)?;
     Ok(Outcome::Passed("jobs leave a database that is dropped or renamed, and go on after the latter".into()))
 }
+
+/// Code of a table's owner that catches every cancelling: it ends with its process, and neither holds up other jobs nor the server's stop.
+pub fn owner_code_goes_on(installation: &Installation) -> Result<Outcome> {
+    let settings = [("kalam.owner_code_limit", "1s"), ("kalam.max_parallel_jobs", "1")];
+    let mut bed = Bed::started(installation, "ownercode", &settings)?;
+    let mut client = bed.connect()?;
+    client.batch_execute(
+        "CREATE TYPE hen AS ENUM ('a');
+         CREATE FUNCTION goes_on(hen) RETURNS json LANGUAGE plpgsql AS $$
+         BEGIN
+             LOOP
+                 BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END;
+             END LOOP;
+         END $$;
+         CREATE CAST (hen AS json) WITH FUNCTION goes_on(hen);
+         CREATE TABLE t (i int); INSERT INTO t VALUES (1);
+         CREATE TABLE coop (id int PRIMARY KEY, hen hen) USING kalam_user; INSERT INTO coop VALUES (1, 'a');
+         SELECT kalam.export_user(kalam.user_id())",
+    )?;
+    eventually(|| {
+        let query = "SELECT count(*) FROM kalam.jobs WHERE id LIKE 'UE%' AND error IS NOT NULL";
+        ensure!(client.query_one(query, &[])?.get::<_, i64>(0) == 1, "the export does not end");
+        Ok(())
+    })?;
+    client.batch_execute("SELECT kalam.flush('t', wait => true)")?;
+    eventually(|| {
+        let query = "SELECT count(*) FROM kalam.jobs WHERE id LIKE 'UE%' AND state = 'running'";
+        let state: Option<String> = client.query_one("SELECT max(state) FROM kalam.jobs WHERE id LIKE 'UE%'", &[])?.get(0);
+        let running: i64 = client.query_one(query, &[])?.get(0);
+        ensure!(running == 1 || state.as_deref() == Some("failed"), "the export is not run again");
+        Ok(())
+    })?;
+    drop(client);
+    bed.stop()?;
+    Ok(Outcome::Passed("a job that cannot be cancelled ends, and the server stops".to_owned()))
+}

@@ -40,7 +40,7 @@ pub enum Outcome {
 type Fault = fn(&Installation) -> Result<Outcome>;
 
 /// The longest first.
-const FAULTS: [(&str, Fault); 25] = [
+const FAULTS: [(&str, Fault); 26] = [
     ("store_full", disk::store_full),
     ("disk_full", disk::disk_full),
     ("bucket_unreachable", bucket::unreachable),
@@ -54,6 +54,7 @@ const FAULTS: [(&str, Fault); 25] = [
     ("missing_rights", store::missing_rights),
     ("two_servers", store::two_servers),
     ("job_killed", jobs::job_killed),
+    ("owner_code_goes_on", jobs::owner_code_goes_on),
     ("job_server_stopped", jobs::job_server_stopped),
     ("job_database_dropped", jobs::job_database_dropped),
     ("template_copy", configuration::template_copy),
