@@ -638,6 +638,7 @@ pub unsafe extern "C-unwind" fn forget_counts_of_others(query: *mut pg_sys::Quer
 /// others.
 #[pg_guard]
 unsafe extern "C-unwind" fn touches_mixing_index(state: *mut pg_sys::PlanState, context: *mut c_void) -> bool {
+    // SAFETY: an open index.
     let mixes = |index: pg_sys::Relation| !index.is_null() && unsafe { mixes_users(index) };
     // SAFETY: as in `forget_counts`; a result relation has as many indexes open as it says.
     unsafe {

@@ -101,16 +101,18 @@ SELECT count(*) BETWEEN 150 AND 200 AS kept, max(id) FROM keyed WHERE id > 1;
 ALTER TABLE keyed RESET (kalam.max_bytes);
 
 -- A job gives the storage back by itself.
+SELECT clock_timestamp() AS since \gset
 ALTER TABLE keyed SET (kalam.ttl = '1 ms');
 CALL until_empty('keyed');
-CREATE PROCEDURE until_evicted() LANGUAGE plpgsql AS $$
+CREATE PROCEDURE until_evicted(since timestamptz) LANGUAGE plpgsql AS $$
 BEGIN
     LOOP
         COMMIT;
-        EXIT WHEN EXISTS (SELECT FROM kalam.jobs WHERE id LIKE 'SE%' AND tablename = 'keyed' AND state = 'completed' AND message <> '0 expired rows gone');
+        EXIT WHEN EXISTS (SELECT FROM kalam.jobs WHERE id LIKE 'SE%' AND tablename = 'keyed' AND state = 'completed' AND message <> '0 expired rows gone'
+            AND started_at > since);
     END LOOP;
 END $$;
-CALL until_evicted();
+CALL until_evicted(:'since');
 ALTER TABLE keyed SET (kalam.ttl = '1 hour');
 SELECT count(*) FROM keyed;
 
