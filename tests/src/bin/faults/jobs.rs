@@ -43,6 +43,10 @@ pub fn job_killed(installation: &Installation) -> Result<Outcome> {
     ensure!(state(&mut client, &queued)? == "queued", "a third job runs beside two");
     // The server restarts all processes, as after the crash of any.
     process::signal(pid, libc::SIGKILL);
+    eventually(|| {
+        ensure!(client.simple_query("SELECT 1").is_err(), "the server goes on");
+        Ok(())
+    })?;
     let mut client = eventually(|| {
         let mut client = bed.connect()?;
         client.query_one("SELECT count(*) FROM t", &[])?;
