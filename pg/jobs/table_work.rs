@@ -198,8 +198,8 @@ fn add_compaction(relation: pg_sys::Oid) -> Result<(), SqlError> {
 /// The time between two evictions of a stream, as a multiple of what the last one took.
 const PAUSE_PER_EVICTION: u64 = 4;
 
-/// How long an eviction tries to get the table's lock.
-const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an eviction tries to get the table's lock: it comes again by itself, and others wait for its place.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Gives back the storage of expired rows of a stream; comes again as long as there are rows.
 fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
@@ -211,7 +211,13 @@ fn evict(me: Me, relation: pg_sys::Oid) -> Result<Done, SqlError> {
     let evicted = transaction(c"KalamDB: eviction", || {
         // Who waits for old snapshots to end may hold the lock: REINDEX CONCURRENTLY does.
         cold::release_snapshot();
-        catalog::lock_within(relation, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE, LOCK_PATIENCE)?;
+        let lock = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+        match catalog::lock_within(relation, lock, LOCK_PATIENCE) {
+            Err(error) if error.is_lock_not_available() => {
+                return Ok(Some(stream::Evicted { left: true, ..stream::Evicted::default() }));
+            }
+            result => result?,
+        }
         // SAFETY: opened with VACUUM's lock and closed with the transaction's end.
         unsafe {
             let rel = pg_sys::try_relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);

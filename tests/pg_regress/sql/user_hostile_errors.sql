@@ -23,7 +23,10 @@ ALTER TABLE pair DROP CONSTRAINT later;
 SET max_parallel_maintenance_workers = 2;
 SET min_parallel_table_scan_size = 0;
 CREATE UNIQUE INDEX ON pair (b, span, a);
+-- The leader meets the row, or a worker.
+\set SHOW_CONTEXT never
 CREATE UNIQUE INDEX ON pair (b);
+\set SHOW_CONTEXT errors
 RESET max_parallel_maintenance_workers;
 -- What the same command meets in other tables is told.
 CREATE TABLE plain (a int) USING kalam_shared;
@@ -57,6 +60,28 @@ ALTER TABLE planted ADD FOREIGN KEY (_user_id, code) REFERENCES letter (_user_id
 CREATE TABLE refers (id int, FOREIGN KEY (_user_id, id) REFERENCES letter) USING kalam_user;
 CREATE TABLE refers (id int, _user_id text COLLATE "C", FOREIGN KEY (_user_id, id) REFERENCES letter) PARTITION BY LIST (id);
 RESET ROLE;
+-- What EXPLAIN counts of an index in which users are mixed would tell whether others have a value.
+CREATE TABLE tagged (id int, tags int[], at point) USING kalam_user;
+CREATE INDEX ON tagged USING gin (tags) WITH (fastupdate = off);
+CREATE INDEX ON tagged USING gist (at);
+CREATE FUNCTION counts(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (ANALYZE, BUFFERS, WAL, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || statement LOOP
+        EXIT WHEN line ~ 'Planning:|KalamDB';
+        IF line ~ 'Scan|Insert|Buffers|WAL' THEN RETURN NEXT regexp_replace(line, '=\d+', '=N', 'g'); END IF;
+    END LOOP;
+END $$;
+SET kalam.user_id = 'ann';
+INSERT INTO tagged SELECT i, ARRAY[i, 7], point(i, i) FROM generate_series(1, 500) i;
+SET kalam.user_id = 'eve';
+SET enable_seqscan = off;
+SELECT counts('SELECT * FROM tagged WHERE at <@ box ''(90,90),(900,900)''');
+SELECT counts('SELECT * FROM tagged WHERE tags @> ARRAY[7]');
+SELECT counts('INSERT INTO tagged VALUES (1, ARRAY[7], point(1, 1))');
+SELECT counts('SELECT id FROM letter WHERE id = 1');
+RESET enable_seqscan;
 -- The user of a row is never set to NULL.
 CREATE TABLE person (name text COLLATE "C" PRIMARY KEY) USING kalam_shared;
 CREATE TABLE of_person (id int, FOREIGN KEY (_user_id) REFERENCES person ON DELETE SET NULL) USING kalam_user;

@@ -40,7 +40,7 @@ pub enum Outcome {
 type Fault = fn(&Installation) -> Result<Outcome>;
 
 /// The longest first.
-const FAULTS: [(&str, Fault); 26] = [
+const FAULTS: [(&str, Fault); 27] = [
     ("store_full", disk::store_full),
     ("disk_full", disk::disk_full),
     ("bucket_unreachable", bucket::unreachable),
@@ -49,6 +49,7 @@ const FAULTS: [(&str, Fault); 26] = [
     ("manifest_lost", segments::manifest_lost),
     ("uncommitted_files", segments::uncommitted_files),
     ("eviction_stopped", streams::eviction_stopped),
+    ("streams_locked", streams::streams_locked),
     ("user_files_missing", segments::user_files_missing),
     ("unnamed_values", segments::unnamed_values),
     ("missing_rights", store::missing_rights),

@@ -83,3 +83,29 @@ pub fn eviction_stopped(installation: &Installation) -> Result<Outcome> {
     ensure!(looks > 0, "no eviction was stopped on its way");
     Ok(Outcome::Passed(format!("{looks} evictions stood still, {most} rows at most were seen throughout")))
 }
+
+/// Streams that somebody has locked: neither do other jobs wait for that, nor does anything wait in the queue of the lock.
+pub fn streams_locked(installation: &Installation) -> Result<Outcome> {
+    let settings = [("kalam.stream_eviction_interval", "1"), ("kalam.max_parallel_jobs", "1")];
+    let bed = Bed::started(installation, "streams_locked", &settings)?;
+    let (mut locker, mut control) = (bed.connect()?, bed.connect()?);
+    control.batch_execute(
+        "CREATE TABLE one (id int) USING kalam_stream WITH (kalam.ttl = '1 s');
+         CREATE TABLE two (id int) USING kalam_stream WITH (kalam.ttl = '1 s');
+         CREATE TABLE other (id int); INSERT INTO other SELECT generate_series(1, 1000);
+         INSERT INTO one VALUES (1); INSERT INTO two VALUES (1)",
+    )?;
+    locker.batch_execute("BEGIN; LOCK TABLE one, two IN SHARE MODE")?;
+    // The evictions of both have met the lock.
+    std::thread::sleep(LIFETIME + Duration::from_secs(2));
+    control.batch_execute("SET statement_timeout = '20s'; SELECT kalam.flush('other', wait => true)")?;
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    ensure!(control.query_one(waiting, &[])?.get::<_, i64>(0) == 0, "somebody waits in the queue of a lock");
+    locker.batch_execute("COMMIT")?;
+    eventually(|| {
+        let query = "SELECT count(*) FROM kalam.jobs WHERE id LIKE 'SE%' AND message = '1 expired rows gone'";
+        ensure!(control.query_one(query, &[])?.get::<_, i64>(0) == 2, "rows stay");
+        Ok(())
+    })?;
+    Ok(Outcome::Passed("a flush went past two locked streams, whose rows went later".to_owned()))
+}
